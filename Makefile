@@ -1,0 +1,52 @@
+# Two commands: `make demo` (the main job) and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_FLAGS := $(if $(QUICK),--quick,)
+
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance
+
+setup: $(VENV)/.installed
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "osteoprint needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.python
+	@echo "Installing osteoprint and what it needs (a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/osteoprint demo --out demo $(DEMO_FLAGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_FLAGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-whole-way: $(VENV)/.installed
+	$(BIN)/python benchmarks/whole_way.py
+
+bench-crash: $(VENV)/.installed
+	$(BIN)/python benchmarks/crash.py
+
+bench-hostile: $(VENV)/.installed
+	$(BIN)/python benchmarks/hostile.py
+
+bench-distance: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/distance.py
+
+clean:
+	rm -rf demo build dist

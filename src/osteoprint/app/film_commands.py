@@ -1,0 +1,184 @@
+"""``identify``, ``verify``, ``reconstruct``, ``compare``: questions about films and shapes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from osteoprint.app.bank_commands import BankOption, JsonOption
+from osteoprint.app.console import answer
+from osteoprint.errors import InputError
+
+ApArgument = Annotated[Path, typer.Argument(help="The AP film (front to back).")]
+MlArgument = Annotated[Path, typer.Argument(help="The ML film (inner side to outer).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command(epilog="Example: osteoprint identify ap.png ml.png --bank mybank --top 3")(identify)
+    app.command(epilog="Example: osteoprint verify ap1.png ml1.png ap2.png ml2.png --bank mybank")(
+        verify
+    )
+    app.command(
+        epilog="Example: osteoprint reconstruct ap.png ml.png --bank mybank --out bone.stl"
+    )(reconstruct)
+    app.command(epilog="Example: osteoprint compare estimate.stl truth.ply")(compare)
+
+
+def identify(
+    ap: ApArgument,
+    ml: MlArgument,
+    bank: BankOption,
+    top: Annotated[int, typer.Option(min=1, help="How many bones to list.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Whose bone is it? The nearest bones of the bank, and what the nearness proves."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.reconstruct.nearest import Lookup
+
+    with Bank.open(bank) as opened:
+        lookup = Lookup.open(opened)
+        fingerprint = lookup.fingerprint(ap, ml)
+        evidence = lookup.calibration()
+        matches: list[dict[str, Any]] = []
+        for match in lookup.matches(fingerprint, top):
+            record = opened.bone(match.bone_id)
+            matches.append(
+                {
+                    "id": record.id,
+                    "name": record.name,
+                    "individual": record.individual,
+                    "distance": match.distance,
+                    "likelihood_ratio": evidence.likelihood_ratio(match.distance),
+                }
+            )
+    in_bank = bool(matches[0]["distance"] <= evidence.threshold)
+    lines = [
+        f"{m['name']:<28} distance {m['distance']:.4f}   likelihood ratio "
+        f"{m['likelihood_ratio']:.3g}"
+        for m in matches
+    ]
+    verdict = "the nearest is a match" if in_bank else "none is a match: not in the bank"
+    answer(
+        {
+            "matches": matches,
+            "in_bank": in_bank,
+            "threshold": evidence.threshold,
+            "model": lookup.record.id,
+        },
+        [*lines, f"{verdict} (threshold {evidence.threshold:.4f})"],
+        as_json=as_json,
+    )
+
+
+def verify(
+    ap: ApArgument,
+    ml: MlArgument,
+    ap2: Annotated[Path, typer.Argument(help="The other AP film.")],
+    ml2: Annotated[Path, typer.Argument(help="The other ML film.")],
+    bank: BankOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Do two pairs of films show the same bone?"""
+    from osteoprint.bank.search import squared_distance
+    from osteoprint.bank.store import Bank
+    from osteoprint.reconstruct.nearest import Lookup
+
+    with Bank.open(bank) as opened:
+        lookup = Lookup.open(opened)
+        one, other = lookup.fingerprint(ap, ml), lookup.fingerprint(ap2, ml2)
+        evidence = lookup.calibration()
+    distance = float(squared_distance(one, other))
+    values = {
+        "same_bone": bool(distance <= evidence.threshold),
+        "distance": distance,
+        "threshold": evidence.threshold,
+        "likelihood_ratio": evidence.likelihood_ratio(distance),
+    }
+    line = (
+        f"{'the same bone' if values['same_bone'] else 'different bones'}: distance "
+        f"{distance:.4f}, threshold {evidence.threshold:.4f}, likelihood ratio "
+        f"{values['likelihood_ratio']:.3g}"
+    )
+    answer(values, [line], as_json=as_json)
+
+
+def reconstruct(
+    ap: ApArgument,
+    ml: MlArgument,
+    bank: BankOption,
+    out: Annotated[Path, typer.Option(help="The surface: .ply, .stl or .glb.")],
+    method: Annotated[
+        Literal["nearest"], typer.Option(help="nearest: the bank's closest bone.")
+    ] = "nearest",
+    as_json: JsonOption = False,
+) -> None:
+    """What shape is it? The bone's surface in mm, in its anatomical frame."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.reconstruct.nearest import Lookup, nearest_surface
+    from osteoprint.reconstruct.output import SURFACE_FORMATS, write_surface
+
+    if out.suffix.lower() not in SURFACE_FORMATS:
+        raise InputError(out, "is no surface format", f"end it in {', '.join(SURFACE_FORMATS)}")
+    started = time.monotonic()
+    with Bank.open(bank) as opened:
+        lookup = Lookup.open(opened)
+        match = lookup.matches(lookup.fingerprint(ap, ml), 1)[0]
+        record = opened.bone(match.bone_id)
+        surface = nearest_surface(opened, record)
+        uncertainty = lookup.nearest_error_mm()
+        evidence = lookup.calibration()
+    warnings = []
+    if match.distance > evidence.threshold:
+        warnings.append(
+            f"no bone of the bank matches; this is the shape of the most similar, {record.name}"
+        )
+    if uncertainty is None:
+        warnings.append("too few bones are enrolled to say how far a nearest match is off")
+    write_surface(surface, out)
+    values = {
+        "method": method,
+        "surface": str(out),
+        "seconds": round(time.monotonic() - started, 3),
+        "watertight": bool(surface.is_watertight),
+        "scale_source": "pixel spacing and distances",
+        "warnings": warnings,
+        "uncertainty_mm": uncertainty or {"median": None, "p95": None},
+        "nearest": {"id": record.id, "name": record.name, "distance": match.distance},
+    }
+    lines = [f"{out}: the shape of {record.name}", *(f"warning: {w}" for w in warnings)]
+    if uncertainty:
+        lines.append(
+            f"a nearest match is off by {uncertainty['median']:.2f} mm (RMS), "
+            f"95 % by less than {uncertainty['p95']:.2f} mm"
+        )
+    answer(values, lines, as_json=as_json)
+
+
+def compare(
+    estimate: Annotated[Path, typer.Argument(help="A surface, mm.")],
+    truth: Annotated[Path, typer.Argument(help="The surface it should be, mm.")],
+    align: Annotated[
+        Literal["rigid", "none"], typer.Option(help="Move the estimate onto the truth first?")
+    ] = "rigid",
+    as_json: JsonOption = False,
+) -> None:
+    """How far is one surface from another? Never mirrored, never scaled."""
+    from osteoprint.ct.surface import read_surface
+    from osteoprint.shape.alignment import align_rigid
+    from osteoprint.shape.distance import surface_distance
+
+    moving, fixed = read_surface(estimate), read_surface(truth)
+    if align == "rigid":
+        moving.apply_transform(align_rigid(moving, fixed))
+    distance = surface_distance(moving, fixed)
+    lines = [
+        f"RMS {distance.rms_mm:.3f} mm, mean {distance.mean_mm:.3f} mm, 95 % "
+        f"{distance.hd95_mm:.3f} mm, Hausdorff {distance.hausdorff_mm:.3f} mm",
+        f"relative to the diagonal: RMS {distance.rms_relative:.5f}, "
+        f"Hausdorff {distance.hausdorff_relative:.5f}",
+    ]
+    answer(distance.to_json(), lines, as_json=as_json)

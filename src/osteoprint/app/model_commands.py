@@ -1,0 +1,114 @@
+"""``render``, ``train``, ``enrol``: from bones to fingerprints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from osteoprint.app.bank_commands import BankOption, JsonOption
+from osteoprint.app.console import answer, steps
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command(epilog="Example: osteoprint render --bank mybank --out xrays --protocol quick")(
+        render
+    )
+    app.command(
+        epilog="Example: osteoprint train --bank mybank --out model.safetensors --minutes 5"
+    )(train)
+    app.command(epilog="Example: osteoprint enrol --bank mybank --model model.safetensors")(enrol)
+
+
+def render(
+    bank: BankOption,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and their manifests.")],
+    protocol: Annotated[
+        Literal["paper", "quick"], typer.Option(help="paper: 900 pairs a bone; quick: 21.")
+    ] = "quick",
+    as_json: JsonOption = False,
+) -> None:
+    """Make artificial X-rays of every bone: AP and ML side by side, as PNG."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.study.dataset import render_bank
+    from osteoprint.xray.protocol import PROTOCOLS
+
+    with steps() as progress, Bank.open(bank) as opened:
+        pairs = render_bank(opened, out, PROTOCOLS[protocol], progress)
+    answer(
+        {"folder": str(out), "pairs": pairs, "protocol": protocol},
+        [f"{pairs} pairs in {out}"],
+        as_json=as_json,
+    )
+
+
+def train(
+    bank: BankOption,
+    out: Annotated[Path, typer.Option(help="The model: a .safetensors file.")],
+    backbone: Annotated[
+        str, typer.Option(help="'compact', or the name of a timm network.")
+    ] = "compact",
+    loss: Annotated[
+        Literal["triplet", "shape"],
+        typer.Option(help="triplet: the paper's; shape: distances that follow the surfaces."),
+    ] = "shape",
+    minutes: Annotated[float | None, typer.Option(min=0.05, help="Stop after so long.")] = None,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 900,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a fingerprint network on the bones of a bank."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.errors import ModelError
+    from osteoprint.fingerprint.encoder import save_model
+    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.study.experiment import load_bones, rms_matrix, train_on
+    from osteoprint.xray.standard import StandardFrame
+
+    if out.suffix != ".safetensors":
+        raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
+    settings = TrainingSettings(
+        backbone=backbone, loss=loss, minutes=minutes, steps=step_count,
+        pretrained=pretrained, seed=seed,
+    )  # fmt: skip
+    checkpoint = out.with_suffix(".checkpoint")
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with steps() as progress, Bank.open(bank) as opened:
+        bones = load_bones(opened, progress)
+        rms = rms_matrix(bones, progress) if loss == "shape" else None
+        frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
+        model = train_on(bones, rms, frame, settings, progress, checkpoint=checkpoint)
+        save_model(model, out)
+    lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
+    answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)
+
+
+def enrol(
+    bank: BankOption,
+    model: Annotated[Path, typer.Option(help="A model made by 'osteoprint train'.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.fingerprint.encoder import load_model
+    from osteoprint.study.enrolment import enrol_bank
+
+    loaded = load_model(model)
+    with steps() as progress, Bank.open(bank, write=True) as opened:
+        result = enrol_bank(opened, model, loaded, progress)
+    lines = [
+        f"{result['enrolled']} bones enrolled with model {result['model']}",
+        f"threshold {result['threshold']:.4f}, equal error rate {result['equal_error_rate']:.2%} "
+        "on views between the enrolled ones",
+        *(f"warning: {w}" for w in result["warnings"]),
+    ]
+    answer(json.loads(json.dumps(result)), lines, as_json=as_json)

@@ -1,0 +1,139 @@
+"""``study``, ``demo``, ``doctor``: the experiments, the main job, and a look at the machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from osteoprint.app.bank_commands import BankOption, JsonOption
+from osteoprint.app.console import answer, say, steps
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command(epilog="Example: osteoprint study reconstruction --bank mybank --out results")(
+        study
+    )
+    app.command(epilog="Example: osteoprint demo --out demo")(demo)
+    app.command(epilog="Example: osteoprint doctor")(doctor)
+
+
+def study(
+    what: Annotated[
+        Literal["identification", "reconstruction"],
+        typer.Argument(help="Which question; both are answered in one report."),
+    ],
+    bank: BankOption,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")],
+    unseen: Annotated[
+        str, typer.Option(help="Names of the bones kept from the network, with commas.")
+    ] = "",
+    loss: Annotated[Literal["triplet", "shape"], typer.Option(help="What is minimised.")] = "shape",
+    backbone: Annotated[str, typer.Option(help="'compact', or a timm network.")] = "compact",
+    minutes: Annotated[float | None, typer.Option(min=0.05, help="Training time.")] = None,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 900,
+    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on known bones, ask about unseen ones, and write a report."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.study.experiment import StudySettings, load_bones
+    from osteoprint.study.report import write_report
+    from osteoprint.study.whole_way import run_study
+
+    training = TrainingSettings(
+        loss=loss, backbone=backbone, minutes=minutes, steps=step_count, seed=seed
+    )
+    names = tuple(n.strip() for n in unseen.split(",") if n.strip())
+    settings = StudySettings(unseen=names, training=training, seed=seed)
+    with steps() as progress, Bank.open(bank) as opened:
+        result = run_study(load_bones(opened, progress), settings, progress)
+        write_report(out, result, title=f"{what.capitalize()} of {Path(bank).name}")
+    values = _headline(result) | {"report": str(out / "report.html")}
+    answer(values, _lines(values), as_json=as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the bank and the report.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer bones, shorter training.")] = False,
+    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """The main job on phantoms: CT, X-rays, fingerprints, identity and shape, in a report."""
+    from osteoprint.study.demo import run_demo
+
+    started = time.monotonic()
+    with steps() as progress:
+        result = run_demo(out, progress, quick=quick, seed=seed)
+    values = _headline(result) | {
+        "report": str(out / "report.html"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    answer(values, _lines(values), as_json=as_json)
+    if not as_json:
+        say(f"Open {(out / 'report.html').resolve()} in a browser.")
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """What this program runs on, and whether everything it needs is there."""
+    import importlib
+    import platform
+
+    from osteoprint import __version__
+
+    wanted = [
+        *("numpy", "scipy", "numba", "torch", "torchvision", "timm", "pytorch_metric_learning"),
+        *("safetensors", "sklearn", "skimage", "pydicom", "gdcm", "SimpleITK", "trimesh", "igl"),
+        *("xraydb", "sqlalchemy", "pydantic", "typer", "rich", "matplotlib"),
+    ]
+    versions: dict[str, Any] = {}
+    missing = []
+    for name in wanted:
+        try:
+            module = importlib.import_module(name)
+            versions[name] = str(getattr(module, "__version__", "present"))
+        except ImportError:
+            missing.append(name)
+    import torch
+
+    values = {
+        "osteoprint": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+        "missing": missing,
+    }
+    lines = [
+        f"osteoprint {__version__} on Python {values['python']}, {values['system']}",
+        f"{values['threads']} threads, GPU: {values['gpu'] or 'none'}",
+        f"missing: {', '.join(missing)}" if missing else "everything it needs is there",
+    ]
+    answer(values, lines, as_json=as_json)
+    if missing:
+        raise typer.Exit(2)
+
+
+def _headline(result: Any) -> dict[str, Any]:
+    """The few figures a person wants first."""
+    return {
+        "rank1": result.recognition.rank1,
+        "probes": result.recognition.probes,
+        "equal_error_rate": result.recognition.equal_error_rate,
+        **{k: round(v, 4) for k, v in result.nearest.summary().items()},
+    }
+
+
+def _lines(values: dict[str, Any]) -> list[str]:
+    return [
+        f"{values['rank1']:.1%} of {values['probes']} new film pairs named the right bone",
+        f"nearest known shape of unseen bones: {values['rms_mm']:.2f} mm RMS; same length "
+        f"{values['same_length_rms_mm']:.2f}, best there is {values['best_rms_mm']:.2f}, "
+        f"mean shape {values['mean_shape_rms_mm']:.2f}",
+        f"report: {values['report']}",
+    ]

@@ -1,0 +1,1 @@
+"""Bones, meshes and fingerprints: kept, searched, judged."""

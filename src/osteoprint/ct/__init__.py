@@ -1,0 +1,1 @@
+"""A scan becomes bones: reading, isolation, surfaces, phantoms."""

@@ -1,0 +1,1 @@
+"""X-ray images become 128 numbers."""

@@ -1,0 +1,1 @@
+"""Two films become a surface."""

@@ -1,0 +1,1 @@
+"""Surfaces: measured, aligned, modelled."""

@@ -1,0 +1,324 @@
+"""The point of a surface nearest to any other point, asked many thousand times.
+
+A balanced binary tree of boxes over the triangles. Points are best asked in an order in
+which neighbours follow each other: each query starts from the triangle that was nearest
+to the point before, which leaves little to search. Threads, not processes, share the
+work; the kernels release the interpreter's lock and are safe to call from several.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import trimesh
+from numba import njit
+from numpy.typing import NDArray
+
+from osteoprint.errors import InputError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEAF_TRIANGLES = 4
+# Below this part of the bounding-box diagonal a distance is rounding, and becomes 0.
+ROUNDING = 1e-12
+POINTS_PER_THREAD = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceIndex:
+    """A triangle mesh made ready for nearest-point queries; build it once, ask it often.
+
+    Attributes
+    ----------
+    vertices : (n, 3) float64, mm.
+    faces : (m, 3) int64; triangles without area are left out.
+    areas : (m,) float64, mm^2.
+    diagonal_mm : diagonal of the bounding box of the triangles.
+    order : (m,) faces in the order of the tree: neighbours in it are neighbours in space.
+    places : (m,) where each face stands in that order.
+    corners : (m, 9) float64, the triangles in that order.
+    boxes : (k, 6) low and high corner of each node; the children of i are 2i + 1, 2i + 2.
+    ranges : (k, 2) which part of ``order`` belongs to each node.
+    """
+
+    vertices: Floats
+    faces: Ints
+    areas: Floats
+    diagonal_mm: float
+    order: Ints
+    places: Ints
+    corners: Floats
+    boxes: Floats
+    ranges: Ints
+
+    @classmethod
+    def build(cls, mesh: trimesh.Trimesh, source: str = "surface") -> SurfaceIndex:
+        """The index of `mesh` (mm, any frame). `source` is its name in messages.
+
+        Raises InputError if the mesh is empty, without area, or not finite.
+        """
+        vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
+        faces = np.ascontiguousarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
+        if len(faces) == 0:
+            raise InputError(source, "has no triangles", "give a surface, not an empty mesh")
+        if faces.min() < 0 or faces.max() >= len(vertices):
+            raise InputError(source, "has faces that name no vertex", "repair the mesh")
+        areas, centres, low, high = _measure(vertices, faces)
+        if not np.isfinite(centres).all():
+            raise InputError(source, "has vertices that are not finite", "repair the mesh")
+        diagonal = float(np.linalg.norm(high - low))
+        good = areas > 1e-15 * diagonal**2
+        if not good.any():
+            raise InputError(source, "has no area", "give a surface, not points or lines")
+        if not good.all():
+            faces, centres, areas = faces[good], centres[good], areas[good]
+        order, ranges = _split(centres, LEAF_TRIANGLES)
+        ordered = np.take(vertices, np.take(faces, order, axis=0), axis=0).reshape(-1, 9)
+        boxes = _enclose(ordered, ranges)
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return cls(vertices, faces, areas, diagonal, order, places, ordered, boxes, ranges)
+
+    def nearest(self, points: Floats, hints: Ints | None = None) -> tuple[Floats, Floats, Ints]:
+        """The nearest surface point of each of `points`.
+
+        Parameters
+        ----------
+        points : (k, 3) mm, in the frame of the mesh.
+        hints : (k,) faces that may be near, from an earlier answer; only speed depends on them.
+
+        Returns
+        -------
+        (k,) distances in mm, (k, 3) nearest points, (k,) faces they lie on.
+        """
+        points = np.ascontiguousarray(points, dtype=np.float64).reshape(-1, 3)
+        if not np.isfinite(points).all():
+            raise InputError("points", "are not all finite", "repair the surface they are from")
+        places = np.full(len(points), -1, dtype=np.int64)
+        if hints is not None:
+            places = self.places[hints]
+        distances, spots = self._ask(points, places)
+        nearest = _touch(points, self.corners, spots)
+        return distances, nearest, self.order[spots]
+
+    def _ask(self, points: Floats, places: Ints) -> tuple[Floats, Ints]:
+        """Distances and places in `corners`, in as many threads as are worth it."""
+        distances = np.empty(len(points))
+        spots = places.copy()
+        threads = min(os.cpu_count() or 1, 1 + len(points) // POINTS_PER_THREAD)
+        cuts = np.linspace(0, len(points), threads + 1).astype(int)
+
+        def run(lo: int, hi: int) -> None:
+            part = slice(lo, hi)
+            _query(
+                points[part], self.corners, self.boxes, self.ranges, spots[part], distances[part]
+            )
+
+        if threads == 1:
+            run(0, len(points))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, cuts[:-1], cuts[1:]))
+        distances[distances < ROUNDING * self.diagonal_mm] = 0.0
+        return distances, spots
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _measure(vertices: Floats, faces: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+    """(m,) areas and (m, 3) centres of the triangles, and the corners of their common box."""
+    areas, centres = np.empty(len(faces)), np.empty((len(faces), 3))
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for t in range(len(faces)):
+        a, b, c = vertices[faces[t, 0]], vertices[faces[t, 1]], vertices[faces[t, 2]]
+        square = 0.0
+        for k in range(3):
+            i, j = (k + 1) % 3, (k + 2) % 3
+            normal = (b[i] - a[i]) * (c[j] - a[j]) - (b[j] - a[j]) * (c[i] - a[i])
+            square += normal * normal
+            centres[t, k] = (a[k] + b[k] + c[k]) / 3
+            low[k] = min(low[k], a[k], b[k], c[k])
+            high[k] = max(high[k], a[k], b[k], c[k])
+        areas[t] = np.sqrt(square) / 2
+    return areas, centres, low, high
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _split(centres: Floats, leaf: int) -> tuple[Ints, Ints]:
+    """Halve the triangles along their longest side, again and again: order and ranges."""
+    count = len(centres)
+    depth = 0
+    while (count + (1 << depth) - 1) >> depth > leaf:
+        depth += 1
+    nodes = (1 << (depth + 1)) - 1
+    at = centres.copy()
+    order = np.arange(count)
+    ranges = np.empty((nodes, 2), np.int64)
+    ranges[0, 0], ranges[0, 1] = 0, count
+    for node in range(nodes // 2):
+        start, end = ranges[node, 0], ranges[node, 1]
+        axis, longest = 0, -1.0
+        for k in range(3):
+            low, high = np.inf, -np.inf
+            for i in range(start, end):
+                low, high = min(low, at[i, k]), max(high, at[i, k])
+            if high - low > longest:
+                axis, longest = k, high - low
+        middle = (start + end) // 2
+        _select(at, order, axis, start, end - 1, middle)
+        ranges[2 * node + 1, 0], ranges[2 * node + 1, 1] = start, middle
+        ranges[2 * node + 2, 0], ranges[2 * node + 2, 1] = middle, end
+    return order, ranges
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _select(at: Floats, order: Ints, axis: int, left: int, right: int, rank: int) -> None:
+    """Hoare's selection: part left..right around `rank`, as sorting by at[:, axis] would."""
+    while left < right:
+        pivot = at[(left + right) // 2, axis]
+        i, j = left, right
+        while i <= j:
+            while at[i, axis] < pivot:
+                i += 1
+            while at[j, axis] > pivot:
+                j -= 1
+            if i <= j:
+                order[i], order[j] = order[j], order[i]
+                for k in range(3):
+                    at[i, k], at[j, k] = at[j, k], at[i, k]
+                i += 1
+                j -= 1
+        if rank <= j:
+            right = j
+        elif rank >= i:
+            left = i
+        else:
+            return
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _enclose(corners: Floats, ranges: Ints) -> Floats:
+    """(k, 6) boxes of the tree's nodes, from the leaves up."""
+    nodes = len(ranges)
+    boxes = np.empty((nodes, 6))
+    boxes[:, :3] = np.inf
+    boxes[:, 3:] = -np.inf
+    for node in range(nodes - 1, -1, -1):
+        if node >= nodes // 2:
+            for i in range(ranges[node, 0], ranges[node, 1]):
+                for k in range(9):
+                    boxes[node, k % 3] = min(boxes[node, k % 3], corners[i, k])
+                    boxes[node, 3 + k % 3] = max(boxes[node, 3 + k % 3], corners[i, k])
+        else:
+            for k in range(3):
+                boxes[node, k] = min(boxes[2 * node + 1, k], boxes[2 * node + 2, k])
+                boxes[node, 3 + k] = max(boxes[2 * node + 1, 3 + k], boxes[2 * node + 2, 3 + k])
+    return boxes
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _dot(ax, ay, az, bx, by, bz):  # type: ignore[no-untyped-def]
+    return ax * bx + ay * by + az * bz
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _closest(px, py, pz, t):  # type: ignore[no-untyped-def]
+    """The point of triangle `t` (9 numbers) nearest to p.
+
+    By the Voronoi regions of its corners and edges: Ericson, Real-Time Collision Detection
+    (2005), 5.1.5.
+    """
+    abx, aby, abz = t[3] - t[0], t[4] - t[1], t[5] - t[2]
+    acx, acy, acz = t[6] - t[0], t[7] - t[1], t[8] - t[2]
+    d1 = _dot(abx, aby, abz, px - t[0], py - t[1], pz - t[2])
+    d2 = _dot(acx, acy, acz, px - t[0], py - t[1], pz - t[2])
+    if d1 <= 0.0 and d2 <= 0.0:
+        return t[0], t[1], t[2]
+    d3 = _dot(abx, aby, abz, px - t[3], py - t[4], pz - t[5])
+    d4 = _dot(acx, acy, acz, px - t[3], py - t[4], pz - t[5])
+    if d3 >= 0.0 and d4 <= d3:
+        return t[3], t[4], t[5]
+    vc = d1 * d4 - d3 * d2
+    if vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
+        v = d1 / (d1 - d3)
+        return t[0] + v * abx, t[1] + v * aby, t[2] + v * abz
+    d5 = _dot(abx, aby, abz, px - t[6], py - t[7], pz - t[8])
+    d6 = _dot(acx, acy, acz, px - t[6], py - t[7], pz - t[8])
+    if d6 >= 0.0 and d5 <= d6:
+        return t[6], t[7], t[8]
+    vb = d5 * d2 - d1 * d6
+    if vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
+        w = d2 / (d2 - d6)
+        return t[0] + w * acx, t[1] + w * acy, t[2] + w * acz
+    va = d3 * d6 - d5 * d4
+    if va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
+        w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
+        return t[3] + w * (t[6] - t[3]), t[4] + w * (t[7] - t[4]), t[5] + w * (t[8] - t[5])
+    v = vb / (va + vb + vc)
+    w = vc / (va + vb + vc)
+    return t[0] + v * abx + w * acx, t[1] + v * aby + w * acy, t[2] + v * abz + w * acz
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _box_gap(px, py, pz, box):  # type: ignore[no-untyped-def]
+    """Squared distance from p to a box."""
+    x = max(box[0] - px, 0.0, px - box[3])
+    y = max(box[1] - py, 0.0, py - box[4])
+    z = max(box[2] - pz, 0.0, pz - box[5])
+    return x * x + y * y + z * z
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _query(points, corners, boxes, ranges, spots, distances):  # type: ignore[no-untyped-def]
+    """Fill `distances` and `spots`; a spot of -1 means: start where the point before ended."""
+    stack = np.empty(128, np.int64)
+    gaps = np.empty(128)
+    first_leaf = len(ranges) // 2
+    spot = 0
+    for n in range(len(points)):
+        px, py, pz = points[n]
+        if spots[n] >= 0:
+            spot = spots[n]
+        x, y, z = _closest(px, py, pz, corners[spot])
+        best = _dot(px - x, py - y, pz - z, px - x, py - y, pz - z)
+        top = 1
+        stack[0], gaps[0] = 0, 0.0
+        while top > 0:
+            top -= 1
+            if gaps[top] >= best:
+                continue
+            node = stack[top]
+            while node < first_leaf:
+                near, far = 2 * node + 1, 2 * node + 2
+                near_gap = _box_gap(px, py, pz, boxes[near])
+                far_gap = _box_gap(px, py, pz, boxes[far])
+                if far_gap < near_gap:
+                    near, far, near_gap, far_gap = far, near, far_gap, near_gap
+                if far_gap < best:
+                    stack[top], gaps[top] = far, far_gap
+                    top += 1
+                if near_gap >= best:
+                    break
+                node = near
+            if node < first_leaf:
+                continue
+            for i in range(ranges[node, 0], ranges[node, 1]):
+                x, y, z = _closest(px, py, pz, corners[i])
+                gap = _dot(px - x, py - y, pz - z, px - x, py - y, pz - z)
+                if gap < best:
+                    best, spot = gap, i
+        distances[n] = np.sqrt(best)
+        spots[n] = spot
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _touch(points, corners, spots):  # type: ignore[no-untyped-def]
+    """(k, 3) nearest points, once the nearest triangles are known."""
+    nearest = np.empty_like(points)
+    for n in range(len(points)):
+        p = points[n]
+        nearest[n] = _closest(p[0], p[1], p[2], corners[spots[n]])
+    return nearest

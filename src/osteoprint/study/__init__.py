@@ -1,0 +1,1 @@
+"""The experiments: tables and figures, and stricter ones than the paper had."""

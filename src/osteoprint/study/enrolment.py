@@ -1,0 +1,128 @@
+"""The bones of a bank photographed, embedded and kept; and what their distances prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteoprint.bank.evidence import Calibration
+from osteoprint.bank.records import BoneRecord, ModelRecord
+from osteoprint.bank.search import bone_distances
+from osteoprint.bank.store import Bank
+from osteoprint.errors import BankError, ModelError
+from osteoprint.fingerprint.encoder import Model
+from osteoprint.fingerprint.samples import (
+    GALLERY_TURNS_DEG,
+    from_bytes,
+    gallery_poses,
+    probe_poses,
+    render_set,
+)
+from osteoprint.study.experiment import Progress, StudyBone, load_bone, quiet
+
+# Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
+_PROBES = 8
+
+
+def enrol_bank(
+    bank: Bank, path: Path, model: Model, progress: Progress = quiet, seed: int = 0
+) -> dict[str, Any]:
+    """Enrol every bone that is not enrolled yet, then calibrate.
+
+    Parameters
+    ----------
+    bank : open for writing.
+    path : the model's file, copied into the bank; ``model`` is the same, loaded.
+
+    Returns what was done, as plain JSON values. One bone's fingerprints appear all at once,
+    so an interrupted enrolment goes on where it stopped. Raises BankError for an empty bank
+    and ModelError where the bones are too large for the model's pictures.
+    """
+    records = bank.bones()
+    if not records:
+        raise BankError(bank.folder, "holds no bones", "ingest some first")
+    _check_size(path, model, records)
+    card = model.card.to_json()
+    made_by = bank.add_model(path, card, dimension=model.card.dimension)
+    done = bank.enrolled(made_by)
+    rng = np.random.default_rng([seed, 3])
+    probes: dict[str, NDArray[np.float32]] = {}
+    for index, record in enumerate(sorted(records, key=lambda r: r.id)):
+        bone = load_bone(bank, record, model.card.frame)
+        if record.id not in done:
+            keys = [f"z{turn:+03.0f}" for turn in GALLERY_TURNS_DEG]
+            bank.enrol(made_by, record, keys, _embed(model, bone, gallery_poses()))
+        probes[record.id] = _embed(model, bone, probe_poses(_PROBES, rng))
+        progress("Enrolling", index + 1, len(records))
+    return _calibrate(bank, made_by, probes, trained=set(card["trained_on"]["bones"]))
+
+
+def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float32]:
+    """(poses, d) fingerprints of one bone."""
+    pictures = render_set([bone.sample], [poses], model.card.frame)[0]
+    return model.embed(from_bytes(pictures))
+
+
+def _check_size(path: Path, model: Model, records: list[BoneRecord]) -> None:
+    """A bone that does not fit on the model's picture would lose its ends unnoticed."""
+    height = model.card.frame.rows * model.card.frame.spacing_mm
+    for record in records:
+        if record.length_mm > 0.98 * height:
+            raise ModelError(
+                path,
+                f"was trained for bones up to {height:.0f} mm, {record.name} is "
+                f"{record.length_mm:.0f} mm",
+                "train a model on this bank",
+            )
+        if record.length_mm < 0.2 * height:
+            raise ModelError(
+                path,
+                f"was trained for bones about {height / 1.15:.0f} mm long, {record.name} is "
+                f"{record.length_mm:.0f} mm",
+                "train a model on this bank",
+            )
+
+
+def _calibrate(
+    bank: Bank, made_by: ModelRecord, probes: dict[str, NDArray[np.float32]], trained: set[str]
+) -> dict[str, Any]:
+    """Learn the threshold from probes of the enrolled bones and store it with the model."""
+    fingerprints = bank.fingerprints(made_by)
+    result: dict[str, Any] = {
+        "model": made_by.id,
+        "enrolled": len(fingerprints.bones),
+        "threshold": None,
+        "equal_error_rate": None,
+        "warnings": [],
+    }
+    asked = [b for b in fingerprints.bones if b in probes]
+    if len(fingerprints.bones) < 2:
+        result["warnings"].append("one bone alone gives no threshold; enrol more")
+        return result
+    distance = np.stack([bone_distances(probes[b], fingerprints) for b in asked])
+    column = {b: i for i, b in enumerate(fingerprints.bones)}
+    own = np.array([column[b] for b in asked])
+    genuine = distance[np.arange(len(asked)), :, own]
+    others = distance.copy()
+    others[np.arange(len(asked)), :, own] = np.inf
+    # What a film of a bone that is not enrolled would find: the nearest of the others.
+    nearest_other = others.min(axis=2)
+    groups = np.repeat(np.arange(len(asked)), genuine.shape[1])
+    calibration = Calibration.fit(
+        genuine.ravel(),
+        nearest_other.ravel(),
+        genuine_groups=groups,
+        impostor_groups=groups,
+        rng=np.random.default_rng(0),
+    )
+    bank.set_calibration(made_by, calibration)
+    seen = sum(b in trained for b in asked)
+    if seen:
+        result["warnings"].append(
+            f"{seen} of {len(asked)} bones were in the training: the threshold and likelihood "
+            "ratios are too favourable for bones the network has not seen"
+        )
+    return result | {"threshold": calibration.threshold, "equal_error_rate": calibration.eer}

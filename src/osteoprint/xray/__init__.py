@@ -1,0 +1,1 @@
+"""Bones become X-ray images, and films become comparable to them."""

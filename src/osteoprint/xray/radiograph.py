@@ -1,0 +1,72 @@
+"""From path lengths to an image: what a detector would record.
+
+A radiograph is kept as line integrals (the logarithm of transmission), bright where bone
+is: the form in which bones add up and in which films of any exposure can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from osteoprint.frames import Side, View
+from osteoprint.xray.camera import Camera, Geometry
+from osteoprint.xray.materials import MaterialTable
+from osteoprint.xray.projector import TracedVolume, path_lengths
+
+
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """An X-ray image with what is known of how it was taken.
+
+    Attributes
+    ----------
+    image : (rows, columns) float32, bone bright; line integrals (no unit) when simulated
+        or given as such, else proportional to them as far as the film's curve allows.
+    geometry : size, spacing at the detector and distances.
+    view : AP or ML.
+    side : side of the body, None where unknown.
+    scale_source : where the millimetres come from, in words.
+    """
+
+    image: NDArray[np.float32]
+    geometry: Geometry
+    view: View
+    side: Side | None
+    scale_source: str
+
+
+def line_integrals(
+    lengths_mm: NDArray[np.float32], materials: MaterialTable, energy_kev: float
+) -> NDArray[np.float32]:
+    """(M, rows, columns) path lengths in mm -> (rows, columns) line integrals at one energy."""
+    mu = materials.mu_per_mm(energy_kev).astype(np.float32)
+    return np.asarray(np.tensordot(mu, lengths_mm, axes=1), dtype=np.float32)
+
+
+def expose(
+    traced: TracedVolume,
+    camera: Camera,
+    *,
+    view: View,
+    side: Side | None,
+    energy_kev: float = 70.0,
+    blur_px: float = 0.0,
+) -> Radiograph:
+    """A noiseless radiograph of a scan.
+
+    Parameters
+    ----------
+    traced : the scan, from :func:`osteoprint.xray.projector.prepare`.
+    camera : where source and detector are.
+    view, side : recorded in the result; they do not move the camera.
+    energy_kev : photon energy of the monochromatic beam.
+    blur_px : standard deviation of a Gaussian detector blur, in pixels.
+    """
+    image = line_integrals(path_lengths(traced, camera), traced.materials, energy_kev)
+    if blur_px > 0:
+        image = gaussian_filter(image, blur_px, mode="nearest")
+    return Radiograph(image, camera.geometry, view, side, "simulated")

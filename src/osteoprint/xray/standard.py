@@ -1,0 +1,150 @@
+"""The standard picture: upright, centred, so many millimetres to a pixel, black around.
+
+A fingerprint must not depend on where a bone lies on the film or how far the tube stood
+away, but it must depend on the bone's size: every film is brought to one scale at the
+bone and padded with black, never stretched to fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from osteoprint.errors import FilmError
+from osteoprint.xray.radiograph import Radiograph
+
+# A pixel belongs to the bone where it stands out of the background by this share of the
+# image's range; low enough for the thin ends, high enough for a film's noise.
+_FOREGROUND_SHARE = 0.12
+
+
+@dataclass(frozen=True)
+class StandardFrame:
+    """Size and scale of a standard picture.
+
+    Attributes
+    ----------
+    rows, columns : size in pixels.
+    spacing_mm : size of a pixel in the plane of the bone's middle.
+    """
+
+    rows: int
+    columns: int
+    spacing_mm: float
+
+    @classmethod
+    def for_length(cls, longest_mm: float, rows: int = 192) -> StandardFrame:
+        """A frame that holds bones up to ``longest_mm`` with room for half as much again
+        of the spread beyond them; three times as high as it is wide."""
+        return cls(rows, rows // 3, 1.15 * longest_mm / rows)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the bone lies on a film: centre (row, column) in pixels, in-plane turn, height.
+
+    ``turn_deg`` is how far the bone's long axis is turned from the film's columns,
+    positive when its lower end points right; ``length_mm`` is its extent along that axis
+    at the bone's plane.
+    """
+
+    centre: tuple[float, float]
+    turn_deg: float
+    length_mm: float
+
+
+def foreground(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(rows, columns) bool: the bone on a film without soft tissue.
+
+    The background is the median of the image's rim. Raises ValueError where nothing
+    stands out of it.
+    """
+    rim = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    background = float(np.median(rim))
+    bright = float(np.percentile(image, 99.5))
+    if not np.isfinite(bright) or bright - background <= 1e-6 * max(1.0, abs(background)):
+        raise ValueError("nothing stands out of the background")
+    return np.asarray(image > background + _FOREGROUND_SHARE * (bright - background))
+
+
+def place(radiograph: Radiograph, source: str = "film") -> Placement:
+    """Find the bone on a film: its centre, its turn and its length.
+
+    Raises FilmError (naming ``source``) where no elongated bright shape is found.
+    """
+    try:
+        mask = foreground(radiograph.image)
+    except ValueError as error:
+        raise FilmError(source, str(error), "check the film's polarity and exposure") from None
+    row_mm, column_mm = radiograph.geometry.spacing_at_bone_mm
+    r, c = np.nonzero(mask)
+    if r.size < 20:
+        raise FilmError(source, "shows no bone", "check the film's polarity and crop")
+    y, x = r * row_mm, c * column_mm
+    covariance = np.cov(np.stack([y, x]))
+    values, vectors = np.linalg.eigh(covariance)
+    if values[1] < 4.0 * values[0]:
+        raise FilmError(
+            source, "shows no elongated bone", "crop the film to one long bone, upright"
+        )
+    down, right = vectors[:, 1] * np.sign(vectors[0, 1] or 1.0)
+    along = (y - y.mean()) * down + (x - x.mean()) * right
+    across = (x - x.mean()) * down - (y - y.mean()) * right
+    low, high = np.percentile(along, [0.05, 99.95])
+    left, wide = np.percentile(across, [0.5, 99.5])
+    mid_along, mid_across = (low + high) / 2, (left + wide) / 2
+    centre_y = y.mean() + mid_along * down - mid_across * right
+    centre_x = x.mean() + mid_along * right + mid_across * down
+    return Placement(
+        (float(centre_y / row_mm), float(centre_x / column_mm)),
+        float(np.rad2deg(np.arctan2(right, down))),
+        float(high - low),
+    )
+
+
+def standard_picture(
+    radiograph: Radiograph, frame: StandardFrame, source: str = "film"
+) -> NDArray[np.float32]:
+    """(rows, columns) float32 in 0...1: the bone upright in ``frame``, background 0.
+
+    Brightness is divided by its 99th percentile on the bone, which takes out the exposure
+    and most of the energy. Raises FilmError as :func:`place`.
+    """
+    placement = place(radiograph, source)
+    image, spacing, centre = _shrunk(radiograph, placement, frame.spacing_mm)
+    turn = np.deg2rad(placement.turn_deg)
+    down = np.array([np.cos(turn), np.sin(turn)])
+    right = np.array([-np.sin(turn), np.cos(turn)])
+    v = (np.arange(frame.rows) - (frame.rows - 1) / 2) * frame.spacing_mm
+    u = (np.arange(frame.columns) - (frame.columns - 1) / 2) * frame.spacing_mm
+    grid = v[:, None, None] * down + u[None, :, None] * right
+    at = [grid[..., a] / spacing[a] + centre[a] for a in range(2)]
+    rim = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    background = float(np.median(rim))
+    picture = map_coordinates(image, at, order=1, mode="constant", cval=background) - background
+    bone = picture[picture > _FOREGROUND_SHARE * picture.max()]
+    bright = float(np.percentile(bone, 99)) if bone.size else 1.0
+    return np.clip(picture / max(bright, 1e-9), 0.0, 1.5).astype(np.float32)
+
+
+def _shrunk(
+    radiograph: Radiograph, placement: Placement, target_mm: float
+) -> tuple[NDArray[np.float32], tuple[float, float], tuple[float, float]]:
+    """Block means down to just below the target spacing, so that resampling does not alias.
+
+    Returns the image, its (row, column) spacing at the bone in mm, and the centre in its pixels.
+    """
+    image = radiograph.image
+    spacing, centre = [], []
+    for axis, mm in enumerate(radiograph.geometry.spacing_at_bone_mm):
+        factor = max(1, int(target_mm / mm + 1e-6))
+        keep = image.shape[axis] // factor * factor
+        shape = list(image.shape)
+        shape[axis : axis + 1] = [keep // factor, factor]
+        image = np.take(image, np.arange(keep), axis=axis).reshape(shape).mean(axis=axis + 1)
+        spacing.append(mm * factor)
+        centre.append((placement.centre[axis] - (factor - 1) / 2) / factor)
+    return image.astype(np.float32), (spacing[0], spacing[1]), (centre[0], centre[1])
