@@ -56,7 +56,7 @@ def train(
         typer.Option(help="triplet: the paper's; shape: distances that follow the surfaces."),
     ] = "shape",
     minutes: Annotated[float | None, typer.Option(min=0.05, help="Stop after so long.")] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 900,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 600,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
     ] = False,
@@ -69,7 +69,7 @@ def train(
     from osteoprint.errors import ModelError
     from osteoprint.fingerprint.encoder import save_model
     from osteoprint.fingerprint.training import TrainingSettings
-    from osteoprint.study.experiment import load_bones, rms_matrix, train_on
+    from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.xray.standard import StandardFrame
 
     if out.suffix != ".safetensors":
@@ -84,9 +84,8 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
-        rms = rms_matrix(bones, progress) if loss == "shape" else None
         frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
-        model = train_on(bones, rms, frame, settings, progress, checkpoint=checkpoint)
+        model = train_on(bones, frame, settings, progress, checkpoint=checkpoint)
         save_model(model, out)
     lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
     answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)

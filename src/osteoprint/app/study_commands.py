@@ -34,7 +34,7 @@ def study(
     loss: Annotated[Literal["triplet", "shape"], typer.Option(help="What is minimised.")] = "shape",
     backbone: Annotated[str, typer.Option(help="'compact', or a timm network.")] = "compact",
     minutes: Annotated[float | None, typer.Option(min=0.05, help="Training time.")] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 900,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 600,
     seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

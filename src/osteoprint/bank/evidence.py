@@ -28,6 +28,17 @@ _BINS = 4096  # thresholds the bootstrap looks at; all of them where there are f
 class Calibration:
     """The meaning of a distance, learnt from distances of known origin.
 
+    Distances that share a bone are not independent: a thousand views of five bones say little
+    more than five bones do. Groups tell which belong together; the interval of the error rate
+    then comes from drawing groups, and the limits of the likelihood ratio from their number.
+
+    The likelihood ratio is a logistic regression on the distance in which both kinds weigh the
+    same, so that its log odds are the log LR whatever the proportion of the two; with targets
+    just short of 0 and 1 (Platt 1999), it stays finite where the kinds do not overlap. It is
+    then held between ``1 / (n_genuine + 1)`` and ``n_impostor + 1``: what did not happen in n
+    trials may yet have a probability of about 1 / (n + 1), so a sample of n supports no
+    stronger statement.
+
     Attributes
     ----------
     threshold : distances up to it count as the same bone: the one of equal error rates, or
@@ -72,18 +83,6 @@ class Calibration:
         rng: np.random.Generator | None = None,
     ) -> Calibration:
         """Learn from distances of known origin.
-
-        Distances that share a bone are not independent: a thousand views of five bones say
-        little more than five bones do. Groups tell which belong together; the interval of
-        the error rate then comes from drawing groups, and the limits of the likelihood
-        ratio from their number.
-
-        The likelihood ratio is a logistic regression on the distance in which both kinds
-        weigh the same, so that its log odds are the log LR whatever the proportion of the
-        two; with targets just short of 0 and 1 (Platt 1999), it stays finite where the kinds
-        do not overlap. It is then held between ``1 / (n_genuine + 1)`` and
-        ``n_impostor + 1``: what did not happen in n trials may yet have a probability of
-        about 1 / (n + 1), so a sample of n supports no stronger statement.
 
         Parameters
         ----------

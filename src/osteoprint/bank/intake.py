@@ -67,8 +67,9 @@ def take_in(
     """
     if not source.exists():
         raise ScanError(source, "does not exist", "check the path")
+    no_remarks: list[str] = []
     if source.is_file() and source.suffix.lower() in SURFACES:
-        found, warnings = [_from_surface(source, settings)], []
+        found, warnings = [_from_surface(source, settings)], no_remarks
     elif source.is_dir() or source.name.lower().endswith(VOLUMES):
         found, warnings = _from_scan(source, settings, progress)
     else:

@@ -328,15 +328,14 @@ class Bank:
         query = query.where(table.model_id == made_by.id).order_by(table.bone_id, table.position)
         with self.disk.reading() as connection:
             rows = connection.execute(query).all()
-        vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+        bone_ids, view_keys, parts = zip(*rows, strict=True) if rows else ((), (), ())
+        vectors = np.frombuffer(b"".join(parts), dtype="<f4")
         if vectors.size != len(rows) * made_by.dimension:
             fix = f"run 'osteoprint bank check', or {schema.RESTORE}"
             raise BankError(self.folder, "its fingerprints have the wrong length", fix)
         vectors = vectors.reshape(len(rows), made_by.dimension)
         try:
-            return Fingerprints.from_rows(
-                [row.bone_id for row in rows], [row.view_key for row in rows], vectors
-            )
+            return Fingerprints.from_rows(bone_ids, view_keys, vectors)
         except ValueError as error:
             problem = f"its fingerprints are damaged ({error})"
             raise BankError(self.folder, problem, "run 'osteoprint enrol' again") from error

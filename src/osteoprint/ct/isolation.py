@@ -30,6 +30,7 @@ from osteoprint.frames import Side
 
 _MARGIN = 6  # voxels around a bone, for closing and for a surface that needs an outside
 _CLOSING = 3  # voxels: bridges leaks in the thin cortex of cancellous ends, no true hollow
+_SOFT_HU = 50.0  # muscle, fluid, cartilage
 _THINNEST = 2.0  # voxels of depth a bone must have somewhere: cords and wires have less
 
 
@@ -145,7 +146,7 @@ def _finish(
     own = (part == number) & (crop.volume_hu > threshold_hu)
     if not own.any():
         return None
-    mask = _largest(_close_and_fill(own, others))
+    mask = _largest(_trim(_close_and_fill(own, others), crop.volume_hu))
     shape = measure_bone(mask, crop.voxel_to_world, _borders(crop, offset, volume))
     padded = np.pad(mask, 3, mode="edge")
     if shape.length_mm < min_length_mm or not _thick(padded):
@@ -176,8 +177,19 @@ def _close_and_fill(mask: Bools, others: Bools) -> Bools:
     bone itself encloses is added.
     """
     filled = fill_inside(mask)
-    joints = ndimage.binary_dilation(others, iterations=_CLOSING + 1)
+    joints = ndimage.binary_dilation(others, iterations=2)
     return fill_inside(filled | (fill_inside(close_gaps(filled, _CLOSING)) & ~joints)) & ~others
+
+
+def _trim(mask: Bools, volume_hu: NDArray[np.float32] | NDArray[np.int16]) -> Bools:
+    """Take off the outermost voxels that are more soft tissue than bone.
+
+    The threshold is low, for the sake of thin cortices, so a thick one seems to begin half a
+    voxel too far out. Its edge is where the HU are half of the brightest nearby.
+    """
+    skin = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    nearby = ndimage.maximum_filter(volume_hu, size=5)
+    return mask & ~(skin & (volume_hu < (nearby + _SOFT_HU) / 2))
 
 
 def _largest(mask: Bools) -> Bools:

@@ -38,6 +38,7 @@ _CORTEX_HU = 900.0  # brighter is brighter for no reason that concerns a gap
 _MARROW_HU = 600.0  # an inside counts as bone when gaps are sought
 _SAME_BONE = 0.45  # below this share of gap in their common face, two pieces are one bone ...
 _LEAST_NECK = 0.2  # ... if solid bone joins them over this share of the thinner one's section
+_VOTE_VOXELS = 2.0  # radius within which a bone outvotes a spur of another
 _EROSIONS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # voxels
 _COARSE_MM = 0.8  # finer than this shows trabeculae, whose pores look like gaps ...
 _COARSE_STEPS = 440  # ... on a bone this many voxels long; small animals stay fine
@@ -85,7 +86,7 @@ def label_bones(
     report("joints found", 0.6)
     seeds = _cores(sound, volume.spacing_mm * factors, min_length_mm)
     report("bones split", 0.8)
-    labels = _join(_grow(seeds, body, sound), sound)
+    labels = _vote(_join(_grow(seeds, body, sound), sound))
     report("bones joined", 1.0)
     return _refine(labels, bright, factors), box
 
@@ -280,6 +281,26 @@ def _join(labels: Labels, sound: Bools) -> Labels:
         faces = merged
     joined: Labels = parent.astype(np.int32)[labels]
     return joined
+
+
+def _vote(labels: Labels) -> Labels:
+    """Give every voxel to the bone that is most of its surroundings.
+
+    A watershed may run a thin spur of one bone along the cortex of the other; the spur is
+    outvoted by what lies behind it.
+    """
+    best = np.zeros(labels.shape, dtype=np.float32)
+    winner = np.zeros_like(labels)
+    for number, where in enumerate(ndimage.find_objects(labels), 1):
+        if where is None:
+            continue
+        near = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in where)
+        own = (labels[near] == number).astype(np.float32)
+        votes = ndimage.gaussian_filter(own, _VOTE_VOXELS, mode="nearest", truncate=3.0)
+        ahead = (votes > best[near]) & (labels[near] > 0)
+        winner[near][ahead] = number
+        best[near][ahead] = votes[ahead]
+    return winner
 
 
 def _common_faces(labels: Labels, sound: Bools) -> dict[tuple[int, int], tuple[int, int]]:

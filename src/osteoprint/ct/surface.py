@@ -21,7 +21,7 @@ from osteoprint.frames import apply
 
 Floats = NDArray[np.float64]
 
-_BLUR_VOXELS = 0.8  # turns stairs into slopes; shrinks a ball of radius r by 0.64 voxel² / r
+_BLUR_VOXELS = 0.8  # turns stairs into slopes
 _REACH_VOXELS = 2.5  # how far from the mask's outline the true edge is looked for
 _MOST_SHIFT_VOXELS = 1.5
 _LEAST_EDGE_HU = 150.0  # between the cortex and what lies outside it; less is no edge to trust
@@ -47,7 +47,8 @@ def surface_from_mask(
         voxels): the edge itself, independent of the threshold that made the mask.
     taubin_rounds : smoothing that does not shrink (Taubin 1995); 0 switches it off.
 
-    Returns a closed, outward oriented mesh in LPS mm.
+    Returns a closed, outward oriented mesh in LPS mm; without ``volume_hu`` it encloses the
+    volume of the mask's voxels.
     Raises ValueError for an empty mask, a wrong shape, or a mask that has no closed surface.
     """
     if mask.ndim != 3 or not mask.any():
@@ -65,6 +66,11 @@ def surface_from_mask(
         _snap_to_edge(mesh, volume_hu, voxel_to_world)
     if taubin_rounds:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.53, iterations=2 * taubin_rounds)
+    if volume_hu is None:
+        # Blurring pulls a round surface in; back to the volume of the voxels.
+        voxel_mm3 = abs(float(np.linalg.det(voxel_to_world[:3, :3])))
+        lost = np.count_nonzero(whole) * voxel_mm3 - mesh.volume
+        mesh.vertices = mesh.vertices + mesh.vertex_normals * (lost / mesh.area)
     return mesh
 
 
@@ -154,12 +160,12 @@ def _snap_to_edge(
     """Move each vertex along its normal to the half-level of its own HU edge."""
     voxel_mm = float(np.linalg.norm(voxel_to_world[:3, :3], axis=0).min())
     steps = np.linspace(-_REACH_VOXELS, _REACH_VOXELS, 41)
-    normals = np.asarray(mesh.vertex_normals, dtype=np.float64)
-    start = np.asarray(mesh.vertices, dtype=np.float64)
-    world_to_voxel = np.linalg.inv(voxel_to_world)
+    normals: Floats = np.array(mesh.vertex_normals, dtype=np.float64)
+    start: Floats = np.array(mesh.vertices, dtype=np.float64)
+    world_to_voxel = np.asarray(np.linalg.inv(voxel_to_world), dtype=np.float64)
     profile = np.empty((len(start), len(steps)), dtype=np.float32)
     for n, step in enumerate(steps):
-        at = apply(world_to_voxel, np.asarray(start + normals * (step * voxel_mm), np.float64))
+        at = apply(world_to_voxel, start + normals * (step * voxel_mm))
         ndimage.map_coordinates(
             volume_hu, at.T, output=profile[:, n], order=1, mode="nearest", prefilter=False
         )

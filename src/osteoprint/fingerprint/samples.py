@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,41 @@ def sample_bone(
     """Make a scan ready; it is coarsened to what the standard picture can show."""
     factor = int(0.7 * picture.spacing_mm / float(volume.spacing_mm.max()))
     return SampleBone(identifier, prepare(volume.shrunk(max(factor, 1))), frame, side)
+
+
+def stretched(bone: SampleBone, stretch: NDArray[np.float64]) -> SampleBone:
+    """The same bone drawn out along its anatomical axes by three factors, (3,).
+
+    Only the grid's place in the world changes; nothing is resampled.
+    """
+    to_world = bone.frame.bone_to_world
+    pull = to_world @ np.diag([*stretch, 1.0]) @ bone.frame.world_to_bone
+    traced = replace(bone.traced, world_to_grid=bone.traced.world_to_grid @ np.linalg.inv(pull))
+    frame = replace(bone.frame, length_mm=bone.frame.length_mm * float(stretch[0]))
+    return SampleBone(bone.identifier, traced, frame, bone.side)
+
+
+def draw_stretches(
+    lengths_mm: NDArray[np.float64], variants: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which bone and how stretched: every bone as it is, then ``variants`` - 1 times changed.
+
+    Longer bones are thicker too, by less (allometry), with a spread of their own; lengths
+    stay within 4 % of the range that the bones have. Returns (v,) indices and (v, 3) factors.
+    """
+    low, high = 0.96 * lengths_mm.min(), 1.04 * lengths_mm.max()
+    which, factors = [], []
+    for index, length in enumerate(lengths_mm):
+        for variant in range(variants):
+            along, wide, deep = 0.0, 0.0, 0.0
+            if variant:
+                along = rng.uniform(
+                    max(np.log(low / length), -0.1), min(np.log(high / length), 0.1)
+                )
+                wide, deep = 0.6 * along + rng.normal(0.0, 0.04, 2)
+            which.append(index)
+            factors.append(np.exp([along, wide, deep]))
+    return np.array(which), np.array(factors)
 
 
 def random_pose(rng: np.random.Generator, max_turn_deg: float = MAX_TURN_DEG) -> PairPose:

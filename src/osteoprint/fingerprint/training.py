@@ -27,18 +27,21 @@ from osteoprint.xray.standard import StandardFrame
 class TrainingSettings:
     """Everything a training depends on besides its bones.
 
-    ``minutes`` stops earlier than ``steps`` would; only a run that is not stopped by it
-    can be repeated exactly.
+    ``variants_per_bone`` counts the bone itself and stretched ones that stand beside it as
+    individuals of their own: two dozen bones alone do not show a network what "a little
+    longer" looks like. ``minutes`` stops earlier than ``steps`` would; only a run that is
+    not stopped by it can be repeated exactly.
     """
 
     backbone: str = COMPACT
     loss: Literal["triplet", "shape"] = "shape"
     dimension: int = 128
     margin: float = 0.1
-    bones_per_batch: int = 12
-    views_per_bone: int = 4
-    poses_per_bone: int = 64
-    steps: int = 900
+    bones_per_batch: int = 18
+    views_per_bone: int = 3
+    variants_per_bone: int = 6
+    poses_per_variant: int = 12
+    steps: int = 600
     minutes: float | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -64,7 +67,7 @@ def train(
     Parameters
     ----------
     pictures : (bones, poses, 2, rows, columns) uint8, from ``samples.render_set``.
-    identifiers : the bones' names, in the same order.
+    identifiers : names of the bones that were used, for the card.
     frame : the scale of the pictures, kept in the card.
     settings : see :class:`TrainingSettings`.
     rms_mm : (bones, bones) surface RMS, needed by the loss ``shape``.
@@ -75,7 +78,7 @@ def train(
     Raises ModelError for fewer than two bones, for ``shape`` without ``rms_mm``, and for a
     checkpoint of other settings.
     """
-    if len(identifiers) < 2:
+    if len(pictures) < 2:
         raise ModelError("training", "needs at least two bones", "ingest more bones")
     if settings.loss == "shape" and rms_mm is None:
         raise ModelError("--loss shape", "needs surfaces", "ingest bones with surfaces")

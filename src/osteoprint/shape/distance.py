@@ -4,14 +4,16 @@ Distances run from points of one surface to the nearest point of the other *surf
 to its nearest vertex) and are integrated over area, so that neither triangulation counts.
 
 The quadrature: large triangles are cut until none is longer than 1 % of the surface's size
-(twice its greatest distance from its middle, which no rotation changes). Where the distance is linear over a triangle, as its gradients at the corners
-tell, it is integrated as such; elsewhere (near a crossing of the surfaces, a sharp edge,
-or a corner that lies on the other surface) the triangle is cut into four, each with the
-rule of second degree on its corners and middle.
+(twice its greatest distance from its middle, which no rotation changes). Where the
+distance is linear over a triangle, as its gradients at the corners tell, it is integrated
+as such; elsewhere (near a crossing of the surfaces, a sharp edge, or a corner that lies on
+the other surface) the triangle is cut into four, each with the rule of second degree on
+its corners and middle.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,13 +113,13 @@ def surface_distance(
     ------
     InputError : a surface is empty, without area, or not finite.
     """
-    first = _indexed(estimate, "estimate")
-    second = _indexed(truth, "truth")
-    there = _integrate(first, second)
-    back = _integrate(second, first)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(_indexed, (estimate, truth), ("estimate", "truth"))
+        there, back = pool.map(_integrate, (first, second), (second, first))
     both = _Field(
         np.concatenate([there.distances, back.distances]),
         np.concatenate([there.weights, back.weights]),
+        there.integral + back.integral,
         there.square_integral + back.square_integral,
     )
     pooled = both.reduce()
@@ -176,10 +178,11 @@ def _indexed(surface: trimesh.Trimesh | SurfaceIndex, name: str) -> SurfaceIndex
 @dataclass(frozen=True, eq=False)
 class _Field:
     """Distances at points of a surface: (k,) mm, (k,) the mm^2 each stands for, and the
-    integral of the squared distance, mm^4."""
+    integrals of the distance, mm^3, and of its square, mm^4."""
 
     distances: Floats
     weights: Floats
+    integral: float
     square_integral: float
 
     def reduce(self) -> DirectedDistance:
@@ -190,7 +193,7 @@ class _Field:
         rank = min(int(np.searchsorted(below, 0.95 * below[-1])), len(order) - 1)
         return DirectedDistance(
             rms_mm=float(np.sqrt(self.square_integral / area)),
-            mean_mm=float(self.weights @ self.distances / area),
+            mean_mm=float(self.integral / area),
             hd95_mm=float(self.distances[order[rank]]),
             hausdorff_mm=float(self.distances[order[-1]]),
         )
@@ -200,58 +203,67 @@ def _integrate(start: SurfaceIndex, goal: SurfaceIndex) -> _Field:
     """The distance to `goal` over the surface of `start`."""
     points, faces = _even_mesh(start)
     distances, nearest, _ = goal.nearest(points)
-    area, squares, hidden = _linear_rule(points, faces, distances, nearest)
-    rms = np.sqrt(squares.sum() / area.sum())
-    fine = hidden >= HIDDEN * rms
-    corners = points[faces[fine]]
-    extra = np.matmul(FINE_POINTS, corners).reshape(-1, 3)
+    area, means, squares, hidden = _smooth_rule(points, faces, distances, nearest)
+    fine = hidden >= HIDDEN * np.sqrt(squares.sum() / area.sum())
+
+    extra = np.matmul(FINE_POINTS, points[faces[fine]]).reshape(-1, 3)
     extra_distances = goal.nearest(extra)[0]
     extra_weights = np.outer(area[fine], FINE_WEIGHTS).ravel()
     per_corner = area * np.where(fine, FINE_CORNER_WEIGHT, 1 / 3)
     weights = np.bincount(faces.ravel(), np.repeat(per_corner, 3), minlength=len(points))
-    square_integral = (
-        squares[~fine].sum()
-        + FINE_CORNER_WEIGHT * (area[fine] @ (distances[faces[fine]] ** 2).sum(axis=1))
-        + extra_weights @ extra_distances**2
-    )
+
+    at_corners = distances[faces[fine]]
+    corner_weights = FINE_CORNER_WEIGHT * area[fine]
+    integral = means[~fine].sum() + corner_weights @ at_corners.sum(axis=1)
+    square_integral = squares[~fine].sum() + corner_weights @ (at_corners**2).sum(axis=1)
     return _Field(
         np.concatenate([distances, extra_distances]),
         np.concatenate([weights, extra_weights]),
-        float(square_integral),
+        float(integral + extra_weights @ extra_distances),
+        float(square_integral + extra_weights @ extra_distances**2),
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _linear_rule(
+def _smooth_rule(
     points: Floats, faces: Ints, distances: Floats, nearest: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Per triangle: area, integral of the squared distance taken as linear, and doubt.
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Per triangle: area, integrals of the distance and of its square, and doubt.
 
-    The doubt, in mm, is what a change of gradient from corner to corner may hide: infinite
-    where a corner lies on the other surface, because the distance has no gradient there.
+    Distances at the middles of the edges follow from values and gradients at their ends
+    (Hermite); the rule on these middles is of second degree. The doubt, in mm, is what a
+    change of gradient may hide: infinite where a corner lies on the other surface, because
+    the distance has no gradient there.
     """
-    area, squares, hidden = np.empty(len(faces)), np.empty(len(faces)), np.empty(len(faces))
+    area, means = np.empty(len(faces)), np.empty(len(faces))
+    squares, hidden = np.empty(len(faces)), np.empty(len(faces))
+    edge2 = np.zeros(3)
     for t in range(len(faces)):
-        edge2 = np.zeros(3)
-        bend2, longest2, touching = 0.0, 0.0, False
+        bend2, mean, square, touching = 0.0, 0.0, 0.0, False
         for k in range(3):
             i, j = faces[t, k], faces[t, (k + 1) % 3]
             touching |= distances[i] == 0.0
-            bent2, edge2[k] = 0.0, 0.0
+            bent2, bow = 0.0, 0.0
+            edge2[k] = 0.0
             for x in range(3):
-                at_i = (points[i, x] - nearest[i, x]) / distances[i]
-                at_j = (points[j, x] - nearest[j, x]) / distances[j]
-                bent2 += (at_i - at_j) ** 2
-                edge2[k] += (points[i, x] - points[j, x]) ** 2
-            bend2, longest2 = max(bend2, bent2), max(longest2, edge2[k])
-        a, b, c = distances[faces[t, 0]], distances[faces[t, 1]], distances[faces[t, 2]]
+                turn = (points[i, x] - nearest[i, x]) / distances[i]
+                turn -= (points[j, x] - nearest[j, x]) / distances[j]
+                along = points[j, x] - points[i, x]
+                bent2 += turn * turn
+                bow += turn * along
+                edge2[k] += along * along
+            bend2 = max(bend2, bent2)
+            middle = max((distances[i] + distances[j]) / 2 + bow / 8, 0.0)
+            mean += middle / 3
+            square += middle * middle / 3
         # Heron, by squares of the edges.
         heron = 2 * (edge2[0] * edge2[1] + edge2[1] * edge2[2] + edge2[2] * edge2[0])
         heron -= edge2[0] ** 2 + edge2[1] ** 2 + edge2[2] ** 2
         area[t] = np.sqrt(max(heron, 0.0)) / 4
-        squares[t] = area[t] / 6 * (a * a + b * b + c * c + a * b + b * c + c * a)
-        hidden[t] = np.inf if touching else np.sqrt(bend2 * longest2)
-    return area, squares, hidden
+        means[t] = 0.0 if touching else area[t] * mean
+        squares[t] = 0.0 if touching else area[t] * square
+        hidden[t] = np.inf if touching else np.sqrt(bend2 * edge2.max())
+    return area, means, squares, hidden
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

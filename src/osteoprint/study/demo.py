@@ -44,7 +44,7 @@ def run_demo(
     with Bank.open(folder / "bank", write=True, create=True) as bank:
         make_phantoms(bank, names, seed, progress)
         training = TrainingSettings(
-            steps=120 if quick else 420, poses_per_bone=24 if quick else 36, seed=seed
+            steps=100 if quick else 300, poses_per_variant=6 if quick else 8, seed=seed
         )
         settings = StudySettings(
             unseen=tuple(names[-unseen:]), training=training, probes=8, seed=seed

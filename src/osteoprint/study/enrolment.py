@@ -46,7 +46,7 @@ def enrol_bank(
         raise BankError(bank.folder, "holds no bones", "ingest some first")
     _check_size(path, model, records)
     card = model.card.to_json()
-    made_by = bank.add_model(path, card, dimension=model.card.dimension)
+    made_by, _ = bank.add_model(path, card, dimension=model.card.dimension)
     done = bank.enrolled(made_by)
     rng = np.random.default_rng([seed, 3])
     probes: dict[str, NDArray[np.float32]] = {}

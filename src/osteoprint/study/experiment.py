@@ -17,15 +17,16 @@ from osteoprint.fingerprint.encoder import Model
 from osteoprint.fingerprint.samples import (
     PairPose,
     SampleBone,
+    draw_stretches,
     from_bytes,
     random_pose,
     render_set,
     sample_bone,
+    stretched,
 )
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
-from osteoprint.shape.alignment import align_rigid
-from osteoprint.shape.distance import surface_distance
+from osteoprint.shape.resemblance import Resemblance
 from osteoprint.xray.standard import StandardFrame
 
 # What a study calls while it works: (what it does, done, of how many).
@@ -66,13 +67,12 @@ class Experiment:
 
     known: list[StudyBone]
     unseen: list[StudyBone]
-    known_rms_mm: NDArray[np.float64]
     frame: StandardFrame
     model: Model
 
     @property
     def gallery_names(self) -> list[str]:
-        """Names of the known bones, in the order of ``known_rms_mm``."""
+        """Names of the known bones, in their order."""
         return [b.record.name for b in self.known]
 
 
@@ -133,51 +133,39 @@ def _names(bone: StudyBone) -> tuple[str, str]:
     return bone.record.name, bone.record.id
 
 
-def rms_matrix(bones: Sequence[StudyBone], progress: Progress = quiet) -> NDArray[np.float64]:
-    """(n, n) symmetric surface RMS in mm after rigid alignment, zero on the diagonal."""
-    count = len(bones)
-    matrix = np.zeros((count, count))
-    pairs = [(i, j) for i in range(count) for j in range(i)]
-    for done, (i, j) in enumerate(pairs):
-        matrix[i, j] = matrix[j, i] = aligned_rms_mm(bones[i].surface, bones[j].surface)
-        progress("Comparing known shapes", done + 1, len(pairs))
-    return matrix
-
-
-def aligned_rms_mm(moving: trimesh.Trimesh, fixed: trimesh.Trimesh) -> float:
-    """Symmetric surface RMS in mm after the best rigid alignment."""
-    moved = moving.copy()
-    moved.apply_transform(align_rigid(moving, fixed))
-    return surface_distance(moved, fixed).rms_mm
-
-
 def prepare_experiment(
     bones: Sequence[StudyBone], settings: StudySettings, progress: Progress = quiet
 ) -> Experiment:
     """Split the bones, render the known ones, train the network on them alone."""
     known, unseen = split(bones, settings.unseen)
     frame = StandardFrame.for_length(max(b.record.length_mm for b in known))
-    rms = rms_matrix(known, progress)
-    model = train_on(known, rms, frame, settings.training, progress)
-    return Experiment(known, unseen, rms, frame, model)
+    return Experiment(known, unseen, frame, train_on(known, frame, settings.training, progress))
 
 
 def train_on(
     bones: Sequence[StudyBone],
-    rms_mm: NDArray[np.float64] | None,
     frame: StandardFrame,
     settings: TrainingSettings,
     progress: Progress = quiet,
     *,
     checkpoint: Path | None = None,
 ) -> Model:
-    """Render random pairs of every bone and train the network on them."""
+    """Render random pairs of every bone and its variants, and train the network on them.
+
+    The card also says how far nearest matches are off: every bone against the nearest other.
+    """
+    if len(bones) < 2:
+        raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
     rng = np.random.default_rng([settings.seed, 1])
-    poses = [[random_pose(rng) for _ in range(settings.poses_per_bone)] for _ in bones]
-    pictures = render_set(
-        [b.sample for b in bones], poses, frame, lambda i, n: progress("Taking X-rays", i, n)
-    )
-    return train(
+    lengths = np.array([b.record.length_mm for b in bones])
+    which, stretches = draw_stretches(lengths, settings.variants_per_bone, rng)
+    progress("Comparing known shapes", 0, 1)
+    rms_mm = Resemblance.of([b.surface for b in bones]).rms_mm(which, stretches)
+    progress("Comparing known shapes", 1, 1)
+    variants = [stretched(bones[i].sample, s) for i, s in zip(which, stretches, strict=True)]
+    poses = [[random_pose(rng) for _ in range(settings.poses_per_variant)] for _ in variants]
+    pictures = render_set(variants, poses, frame, lambda i, n: progress("Taking X-rays", i, n))
+    model = train(
         pictures,
         [b.record.id for b in bones],
         frame,
@@ -186,6 +174,25 @@ def train_on(
         checkpoint=checkpoint,
         progress=lambda share, loss: progress(f"Training (loss {loss:.3f})", share, 1.0),
     )
+    progress("Training", 1, 1)
+    originals = np.arange(len(bones)) * settings.variants_per_bone
+    own_rms = rms_mm[np.ix_(originals, originals)]
+    model.card.figures.update(_nearest_other(model, pictures[originals], own_rms))
+    return model
+
+
+def _nearest_other(
+    model: Model, pictures: NDArray[np.uint8], rms_mm: NDArray[np.float64]
+) -> dict[str, float]:
+    """Surface RMS between each bone and the other bone its pictures are nearest to."""
+    flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
+    embedded = model.embed(flat).reshape(*pictures.shape[:2], -1)
+    nearest = np.einsum("apd,bvd->apbv", embedded, embedded).max(axis=3)
+    index = np.arange(len(pictures))
+    nearest[index, :, index] = -np.inf
+    found = rms_mm[index[:, None], nearest.argmax(axis=2)]
+    median, p95 = np.percentile(found, [50, 95])
+    return {"nearest median mm": float(median), "nearest p95 mm": float(p95)}
 
 
 def embed_views(
