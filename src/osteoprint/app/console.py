@@ -51,22 +51,30 @@ class Steps:
         if step not in self._tasks:
             self._tasks[step] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[step], description=what, completed=done, total=total)
-        if not self._shown and time.monotonic() - self._started > self._patience_s:
+        late = time.monotonic() - self._started > self._patience_s
+        if late and not self._shown and ERR.is_terminal:
             self._bar.start()
             self._shown = True
+
+    def stop(self) -> None:
+        """Take the bars away; nothing is printed where none were shown."""
+        if self._shown:
+            self._bar.stop()
 
 
 @contextmanager
 def steps() -> Iterator[Steps]:
-    """Progress bars on standard error, from the third second on."""
+    """Progress bars on standard error from the third second on, where a person can see them."""
     bar = Progress(
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=36),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         console=ERR,
+        transient=True,
     )
+    shown = Steps(bar, PATIENCE_S)
     try:
-        yield Steps(bar, PATIENCE_S)
+        yield shown
     finally:
-        bar.stop()
+        shown.stop()

@@ -67,7 +67,7 @@ def train(
     """Train a fingerprint network on the bones of a bank."""
     from osteoprint.bank.store import Bank
     from osteoprint.errors import ModelError
-    from osteoprint.fingerprint.encoder import save_model
+    from osteoprint.fingerprint.encoder import check_backbone, save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.xray.standard import StandardFrame
@@ -78,6 +78,7 @@ def train(
         backbone=backbone, loss=loss, minutes=minutes, steps=step_count,
         pretrained=pretrained, seed=seed,
     )  # fmt: skip
+    check_backbone(backbone, pretrained=pretrained)
     checkpoint = out.with_suffix(".checkpoint")
     if not resume:
         checkpoint.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def _check_nifti(path: Path) -> list[str]:
     if len(head) < _NIFTI_BYTES or order is None or head[344:347] not in (b"n+1", b"ni1"):
         raise ScanError(path, "not a NIfTI-1 file", "export it as NIfTI-1 or NRRD")
     dims = struct.unpack_from(f"{order}8h", head, 40)
-    bits = struct.unpack_from(f"{order}h", head, 72)[0]
+    code, bits = struct.unpack_from(f"{order}2h", head, 70)
     pixdim = np.array(struct.unpack_from(f"{order}8f", head, 76))
     offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
     qform, sform = struct.unpack_from(f"{order}2h", head, 252)
@@ -66,27 +66,41 @@ def _check_nifti(path: Path) -> list[str]:
         lengths = np.linalg.norm(rows[:, :3], axis=0)
         if not np.allclose(lengths, pixdim[1:4], rtol=0.01):
             raise ScanError(path, "its sform and its voxel spacing disagree", _EXPORT)
-    voxels = float(np.prod([float(n) for n in dims[1 : dims[0] + 1]]))
-    expected = int(offset + voxels * bits / 8)
-    if head[344:347] == b"n+1" and not _long_enough(path, expected):
-        raise ScanError(path, "the file is cut short", "copy or export it again")
+    if head[344:347] == b"n+1":
+        voxels = int(np.prod([float(n) for n in dims[1 : dims[0] + 1]]))
+        kind = {16: f"{order}f4", 64: f"{order}f8"}.get(code)
+        _check_data(path, int(offset), voxels * bits // 8, kind)
     if qform <= 0 and sform <= 0:
         return ["the file gives no orientation: left and right are not certain"]
     return []
 
 
-def _long_enough(path: Path, expected: int) -> bool:
-    """True if a file, inflated where it is gzip, has the expected number of bytes."""
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size >= expected
-    found = 0
+def _check_data(path: Path, offset: int, size: int, kind: str | None) -> None:
+    """Refuse data that are cut short or, where they are floats, not all numbers.
+
+    The NIfTI library reads both as zeros. Data stay on disk but for a piece at a time.
+    """
+    packed = path.name.lower().endswith(".gz")
+    if not packed and path.stat().st_size < offset + size:
+        raise ScanError(path, "the file is cut short", "copy or export it again")
+    if not packed and kind is None:
+        return
+    left, bad = size, 0
     try:
-        with gzip.open(path, "rb") as file:
-            while found < expected and (chunk := file.read(1 << 22)):
-                found += len(chunk)
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            file.seek(offset)
+            while left and (chunk := file.read(min(left, 1 << 22))):
+                left -= len(chunk)
+                if kind is not None:
+                    whole = chunk[: len(chunk) - len(chunk) % int(kind[-1])]
+                    bad += int(np.count_nonzero(~np.isfinite(np.frombuffer(whole, kind))))
     except (OSError, EOFError, zlib.error):
-        return False
-    return found >= expected
+        left = max(left, 1)
+    if left:
+        raise ScanError(path, "the file is cut short", "copy or export it again")
+    if bad:
+        problem = f"{bad} voxels are not numbers"
+        raise ScanError(path, problem, "fill them with -1000 (air) and export again")
 
 
 def _check_nrrd(path: Path, text: str) -> None:

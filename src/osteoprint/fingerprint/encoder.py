@@ -124,15 +124,24 @@ class Encoder(nn.Module):
         return x
 
 
-def _build_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
+def check_backbone(name: str, *, pretrained: bool = False) -> None:
+    """Raises ModelError for a network that cannot be built, before any work is done for it."""
     if name == COMPACT:
         if pretrained:
             raise ModelError(name, "has no ImageNet weights", "train it from scratch")
-        return CompactBackbone(), CompactBackbone.channels
+        return
     import timm  # slow to import, and not needed for the default network
 
     if not timm.is_model(name):
         raise ModelError(name, "is no network that timm knows", f'use "{COMPACT}" or a timm name')
+
+
+def _build_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
+    check_backbone(name, pretrained=pretrained)
+    if name == COMPACT:
+        return CompactBackbone(), CompactBackbone.channels
+    import timm
+
     try:
         model = timm.create_model(
             name, pretrained=pretrained, in_chans=2, num_classes=0, global_pool=""

@@ -13,11 +13,15 @@ from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import Match, nearest
 from osteoprint.bank.store import Bank
-from osteoprint.errors import BankError
+from osteoprint.errors import BankError, FilmError
 from osteoprint.fingerprint.encoder import Model, load_model
 from osteoprint.fingerprint.samples import pair_pictures
 from osteoprint.frames import View, apply, invert_rigid
 from osteoprint.xray.film import read_film
+from osteoprint.xray.standard import place
+
+# A bone shorter than this share of the model's picture is shown too coarsely to be told apart.
+_SHORTEST = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +53,23 @@ class Lookup:
         return cls(bank, record, load_model(record.path))
 
     def fingerprint(self, ap: Path, ml: Path) -> NDArray[np.float32]:
-        """(d,) fingerprint of a pair of film files. Raises FilmError."""
+        """(d,) fingerprint of a pair of film files.
+
+        Raises FilmError for a film that cannot be used, and where the bone on it has a size
+        that the model was not made for.
+        """
         films = read_film(ap, View.AP), read_film(ml, View.ML)
+        frame = self.model.card.frame
+        height = frame.rows * frame.spacing_mm
+        for path, film in zip((ap, ml), films, strict=True):
+            length = place(film, str(path)).length_mm
+            if not _SHORTEST * height < length < height:
+                raise FilmError(
+                    path,
+                    f"shows a bone of {length:.0f} mm, the bank's model is for bones up to "
+                    f"{height:.0f} mm",
+                    "check the pixel spacing and the distances",
+                )
         pictures = pair_pictures(films, self.model.card.frame, (str(ap), str(ml)))
         return np.asarray(self.model.embed(pictures[None])[0])
 

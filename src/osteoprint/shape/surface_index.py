@@ -38,6 +38,7 @@ class SurfaceIndex:
     faces : (m, 3) int64; triangles without area are left out.
     areas : (m,) float64, mm^2.
     diagonal_mm : diagonal of the bounding box of the triangles.
+    size_mm : twice the greatest distance from their middle; no rotation changes it.
     order : (m,) faces in the order of the tree: neighbours in it are neighbours in space.
     places : (m,) where each face stands in that order.
     corners : (m, 9) float64, the triangles in that order.
@@ -49,6 +50,7 @@ class SurfaceIndex:
     faces: Ints
     areas: Floats
     diagonal_mm: float
+    size_mm: float
     order: Ints
     places: Ints
     corners: Floats
@@ -79,9 +81,11 @@ class SurfaceIndex:
         order, ranges = _split(centres, LEAF_TRIANGLES)
         ordered = np.take(vertices, np.take(faces, order, axis=0), axis=0).reshape(-1, 9)
         boxes = _enclose(ordered, ranges)
+        middle = np.average(centres, axis=0, weights=areas)
+        size = 2 * float(np.sqrt(_farthest_square(ordered, middle)))
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
-        return cls(vertices, faces, areas, diagonal, order, places, ordered, boxes, ranges)
+        return cls(vertices, faces, areas, diagonal, size, order, places, ordered, boxes, ranges)
 
     def nearest(self, points: Floats, hints: Ints | None = None) -> tuple[Floats, Floats, Ints]:
         """The nearest surface point of each of `points`.
@@ -144,6 +148,18 @@ def _measure(vertices: Floats, faces: Ints) -> tuple[Floats, Floats, Floats, Flo
             high[k] = max(high[k], a[k], b[k], c[k])
         areas[t] = np.sqrt(square) / 2
     return areas, centres, low, high
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _farthest_square(corners: Floats, middle: Floats) -> float:
+    """Largest squared distance of the corners (m, 9) from `middle` (3,)."""
+    farthest = 0.0
+    for t in range(len(corners)):
+        for k in range(0, 9, 3):
+            x, y, z = corners[t, k], corners[t, k + 1], corners[t, k + 2]
+            gap = (x - middle[0]) ** 2 + (y - middle[1]) ** 2 + (z - middle[2]) ** 2
+            farthest = max(farthest, gap)
+    return farthest
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

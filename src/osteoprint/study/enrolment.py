@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def enrol_bank(
     if not records:
         raise BankError(bank.folder, "holds no bones", "ingest some first")
     _check_size(path, model, records)
-    card = model.card.to_json()
+    card = json.loads(path.with_suffix(".json").read_text())
     made_by, _ = bank.add_model(path, card, dimension=model.card.dimension)
     done = bank.enrolled(made_by)
     rng = np.random.default_rng([seed, 3])

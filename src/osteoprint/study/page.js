@@ -133,13 +133,13 @@ function startMap(chart) {
 /* Surfaces: one WebGL context draws for every stage; each stage keeps its own picture. */
 const VERTEX = `
 attribute vec3 at; attribute vec3 normal; attribute vec3 colour;
-uniform mat3 turn; uniform vec2 zoom; uniform vec2 shift;
+uniform mat3 turn; uniform vec2 zoom;
 varying vec3 n; varying vec3 c;
 void main() {
   vec3 p = turn * at;
   float w = 1.0 - 0.18 * p.z;
   n = turn * normal; c = colour;
-  gl_Position = vec4(p.xy * zoom + shift * w, -0.45 * p.z, w);
+  gl_Position = vec4(p.xy * zoom, -0.45 * p.z, w);
 }`;
 const FRAGMENT = `
 precision mediump float;
@@ -178,6 +178,13 @@ function painter() {
   gl.useProgram(program);
   gl.enable(gl.DEPTH_TEST);
   gl.getExtension("OES_element_index_uint");
+  // Without its context nothing can be turned any more: the still pictures come back.
+  canvas.addEventListener("webglcontextlost", () => {
+    document.querySelectorAll(".stage").forEach((stage) => {
+      stage.classList.remove("live");
+      stage.querySelector("canvas").hidden = stage.querySelector(".signs").hidden = true;
+    });
+  });
   return { canvas, gl, uniform: (name) => gl.getUniformLocation(program, name) };
 }
 
@@ -234,6 +241,16 @@ function drawBody(brush, body, alpha) {
   gl.drawElements(gl.TRIANGLES, body.count, body.kind, 0);
 }
 
+function drawGhost(brush, body) {
+  const { gl } = brush;
+  gl.enable(gl.BLEND);
+  gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+  gl.depthMask(false);
+  drawBody(brush, body, 0.75);
+  gl.depthMask(true);
+  gl.disable(gl.BLEND);
+}
+
 /* Anatomical axes (up the shaft, outwards, forwards) seen from the front, then turned. */
 function turning(yaw, pitch) {
   const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
@@ -248,34 +265,35 @@ function startStage(stage, brush, solid, colours) {
   const canvas = stage.querySelector("canvas");
   const context = canvas.getContext("2d");
   const card = stage.closest(".shape");
+  const signs = stage.querySelector(".signs");
   const rest = { yaw: -0.5, pitch: 0.1, zoom: 1 };
-  let pose = { ...rest }, mode = "both", bodies = null, asked = false;
+  let pose = { ...rest }, mode = "beside", bodies = null, asked = false, near = false;
   function draw() {
     asked = false;
+    if (!near || gl.isContextLost()) return;
     fit(canvas);
     bodies ??= { truth: upload(gl, solid.truth, colours), match: upload(gl, solid.match, colours) };
     const { width, height } = canvas;
     if (brush.canvas.width !== width || brush.canvas.height !== height) Object.assign(brush.canvas, { width, height });
-    gl.viewport(0, 0, width, height);
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.uniformMatrix3fv(brush.uniform("turn"), false, turning(pose.yaw, pose.pitch));
-    const scale = 1.02 * pose.zoom;
-    gl.uniform2f(brush.uniform("zoom"), (scale * height) / width, scale);
-    gl.uniform2f(brush.uniform("shift"), 0, 0);
     gl.uniform3fv(brush.uniform("ghost"), css("--ghost").split(",").map((v) => v / 255));
+    // Beside each other, both lean a little towards the middle of the stage.
+    const split = mode === "beside", part = split ? Math.round(0.6 * width) : width;
+    const view = (left) => {
+      gl.viewport(left, 0, part, height);
+      gl.uniform2f(brush.uniform("zoom"), (1.02 * pose.zoom * height) / part, 1.02 * pose.zoom);
+    };
+    view(0);
+    if (split || mode === "truth") drawBody(brush, bodies.truth, 1);
+    view(width - part);
     if (mode !== "truth") drawBody(brush, bodies.match, 1);
-    else drawBody(brush, bodies.truth, 1);
-    if (mode === "both") {
-      gl.enable(gl.BLEND);
-      gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-      gl.depthMask(false);
-      drawBody(brush, bodies.truth, 0.75);
-      gl.depthMask(true);
-      gl.disable(gl.BLEND);
-    }
+    if (split || mode === "both") drawGhost(brush, bodies.truth);
+    signs.hidden = !split;
     context.clearRect(0, 0, width, height);
     context.drawImage(brush.canvas, 0, 0);
+    stage.classList.add("live");
   }
   const redraw = () => { if (!asked) { asked = true; requestAnimationFrame(draw); } };
   const turn = (dx, dy) => {
@@ -319,7 +337,7 @@ function startStage(stage, brush, solid, colours) {
   dark.addEventListener("change", redraw);
   // Surfaces are unpacked only when they come into sight.
   const seen = new IntersectionObserver((entries) => {
-    if (entries.some((e) => e.isIntersecting)) { seen.disconnect(); draw(); stage.classList.add("live"); }
+    if (entries.some((e) => e.isIntersecting)) { seen.disconnect(); near = true; draw(); }
   }, { rootMargin: "400px" });
   canvas.hidden = false;
   card.querySelectorAll("[hidden]").forEach((part) => { part.hidden = false; });
