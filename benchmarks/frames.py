@@ -8,6 +8,11 @@ reference is the line from the intercondylar notch (ICN) to the middle between t
 the greater (SGT) and the lesser trochanter (LT), between which the shaft begins. A second
 reference adds the posterior intertrochanteric crest (PITC), to show how much the choice
 matters. Landmarks are means over all raters and repetitions.
+
+The part of the length that counts as shaft was chosen on these very bones, so the figures of
+the first axis are not those of bones never seen. Tried were (median, worst, in degrees,
+against the first reference): 30-70 % (2.29, 4.41), 25-75 % (2.16, 4.10), 20-80 % (1.90, 3.69)
+and 15-85 % (1.59, 3.15), which was taken.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from osteoprint.frames import AnatomicalFrame, Side, anatomical_frame, apply, ri
 from record import real_bones, write_result
 
 SEED = 0
+CHOSEN_HERE = "span of the shaft chosen among four on these bones; 25-75 % gave 2.16, worst 4.10"
 Points = dict[str, np.ndarray]
 
 
@@ -106,7 +112,8 @@ def table(
     for name, column in zip(what, angles.T, strict=True):
         for word, value in (("median", np.median(column)), ("worst", column.max())):
             rows.append({"what": f"{name}: {word}", "value": round(float(value), 2)})
-            rows[-1] |= {"unit": "deg", "n": len(column), "note": ""}
+            note = CHOSEN_HERE if name == what[1] else ""
+            rows[-1] |= {"unit": "deg", "n": len(column), "note": note}
     rows.append(
         {
             "what": "one rater's posterior condyle line against the mean of all: median",

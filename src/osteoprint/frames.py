@@ -141,17 +141,23 @@ def anatomical_frame(
         up, front, told, warnings = _read_femur(ends, source)
     else:
         up, front, told, warnings = _read_other(ends, kind)
-    if side is not None and told is not None and side != told:
-        warnings.append(f"the shape says {told.value}, the caller said {side.value}")
-
     x = up * basis[0]
     z = front[0] * basis[1] + front[1] * basis[2]
+    return _frame_around(points, x, z, told if side is None else side, told, warnings)
+
+
+def _frame_around(
+    points: Floats, x: Floats, z: Floats, side: Side | None, told: Side | None, warnings: list[str]
+) -> AnatomicalFrame:
+    """The frame with these axes, its origin in the middle of the box around `points`."""
+    if side is not None and told is not None and side != told:
+        warnings = [*warnings, f"the shape says {told.value}, the caller said {side.value}"]
     rotation = np.stack([x, np.cross(z, x), z], axis=1)
     inside = points @ rotation
     low, high = inside.min(axis=0), inside.max(axis=0)
     return AnatomicalFrame(
         bone_to_world=rigid(rotation, rotation @ (low + high) / 2),
-        side=side if side is not None else told,
+        side=side,
         length_mm=float(high[0] - low[0]),
         warnings=tuple(warnings),
     )

@@ -98,25 +98,18 @@ def isolate_bones(
     """
     if not min_length_mm > 0:
         raise ValueError(f"min_length_mm must be positive, not {min_length_mm}")
-    report = progress or (lambda what, done: None)
-    labelled = label_bones(
-        volume,
-        threshold_hu=threshold_hu,
-        min_length_mm=min_length_mm,
-        progress=lambda what, done: report(what, 0.7 * done),
-    )
-    if labelled is None:
-        return []
-    labels, box = labelled
     bones: list[IsolatedBone] = []
     shapes: list[BoneShape] = []
-    found = ndimage.find_objects(labels)
-    for number, where in enumerate(found, 1):
-        report("bones filled", 0.7 + 0.3 * number / len(found))
-        made = where and _finish(volume, labels, number, where, box, threshold_hu, min_length_mm)
-        if made:
-            bones.append(made[0])
-            shapes.append(made[1])
+    for labels, box in label_bones(
+        volume, threshold_hu=threshold_hu, min_length_mm=min_length_mm, progress=progress
+    ):
+        for number, where in enumerate(ndimage.find_objects(labels), 1):
+            made = where and _finish(
+                volume, labels, number, where, box, threshold_hu, min_length_mm
+            )
+            if made:
+                bones.append(made[0])
+                shapes.append(made[1])
     named = [
         replace(bone, kind=name.kind, reason=name.reason, side=name.side,
                 warnings=bone.warnings + name.warnings)

@@ -39,10 +39,10 @@ _MARROW_HU = 600.0  # an inside counts as bone when gaps are sought
 _SAME_BONE = 0.45  # below this share of gap in their common face, two pieces are one bone ...
 _LEAST_NECK = 0.2  # ... if solid bone joins them over this share of the thinner one's section
 _VOTE_VOXELS = 2.0  # radius within which a bone outvotes a spur of another
-_EROSIONS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # voxels
+_EROSIONS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # voxels
 _COARSE_MM = 0.8  # finer than this shows trabeculae, whose pores look like gaps ...
 _COARSE_STEPS = 440  # ... on a bone this many voxels long; small animals stay fine
-_MOST_VOXELS = 48e6  # of the working grid: about 2 GB at the peak
+_MOST_VOXELS = 32e6  # of the working grid: about 2 GB at the peak
 
 _FACES = ndimage.generate_binary_structure(3, 1)
 _EDGES = ndimage.generate_binary_structure(3, 2)
@@ -59,8 +59,8 @@ def label_bones(
     threshold_hu: float = THRESHOLD_HU,
     min_length_mm: float = MIN_LENGTH_MM,
     progress: Progress | None = None,
-) -> tuple[Labels, Box] | None:
-    """Give every bone of a scan its number.
+) -> Iterator[tuple[Labels, Box]]:
+    """Give every bone of a scan its number, one cluster of neighbouring bones at a time.
 
     Parameters
     ----------
@@ -69,26 +69,46 @@ def label_bones(
     min_length_mm : pieces shorter than this (diagonal of the bounding box) are left out.
     progress : called with (what is done, fraction done in 0..1).
 
-    Returns the labels, (i, j, k) int32 with 0 for everything else, of the box of the scan
-    that holds all bones, and that box; None where nothing is bright and long enough.
+    Yields, for each cluster, the box of the scan that holds it and a margin, and in that box
+    the labels, (i, j, k) int32 with 0 for everything else. Bones of different clusters are
+    at least four voxels apart. Yields nothing where nothing is bright and long enough.
     """
     report = progress or (lambda what, done: None)
-    bright, box = _bright_box(volume, threshold_hu, min_length_mm)
-    if box is None:
-        return None
-    report("bone found", 0.2)
-    bright = np.ascontiguousarray(bright[box])
-    factors = _coarsening(volume.spacing_mm, _longest_mm(bright, volume.spacing_mm), bright.size)
-    grey = _coarsen(volume.volume_hu[box], factors)
+    bright = _long_pieces(volume.volume_hu > threshold_hu, volume.spacing_mm, min_length_mm)
+    clusters, _ = ndimage.label(ndimage.binary_dilation(bright, iterations=2))
+    found: list[Box] = ndimage.find_objects(clusters)
+    longest_mm = max((_diagonal_mm(where, volume.spacing_mm) for where in found), default=0.0)
+    report("bone found", 0.1)
+    for number, where in enumerate(found, 1):
+        box = _widened(where, 4)
+        own: Bools = (clusters[box] == number) & bright[box]
+        factors = _coarsening(volume.spacing_mm, longest_mm, own.size)
+        labels = _split(volume.volume_hu[box], own, factors, volume.spacing_mm, min_length_mm)
+        report("bones parted", 0.1 + 0.9 * number / len(found))
+        yield labels, box
+
+
+def _split(
+    grey: NDArray[np.generic],
+    bright: Bools,
+    factors: NDArray[np.int64],
+    spacing_mm: NDArray[np.float64],
+    min_length_mm: float,
+) -> Labels:
+    """Labels of one cluster of bones."""
     coarse: Bools = _coarsen(bright.astype(np.uint8), factors) >= 0.5
-    body, sound = _solid_and_sound(grey, coarse)
-    del grey, coarse
-    report("joints found", 0.6)
-    seeds = _cores(sound, volume.spacing_mm * factors, min_length_mm)
-    report("bones split", 0.8)
-    labels = _vote(_join(_grow(seeds, body, sound), sound))
-    report("bones joined", 1.0)
-    return _refine(labels, bright, factors), box
+    body, sound = _solid_and_sound(_coarsen(grey, factors), coarse)
+    depth = _depth(sound)
+    seeds = _cores(depth, spacing_mm * factors, min_length_mm)
+    # Fronts of the watershed meet in gaps and at necks.
+    pieces: Labels = watershed(-depth, seeds, mask=body).astype(np.int32)
+    return _refine(_vote(_join(pieces, sound, depth)), bright, factors)
+
+
+def _widened(where: Box, margin: int) -> Box:
+    """The box with a margin on all sides, but not below index 0."""
+    i, j, k = (slice(max(s.start - margin, 0), s.stop + margin) for s in where)
+    return i, j, k
 
 
 def _refine(labels: Labels, bright: Bools, factors: NDArray[np.int64]) -> Labels:
@@ -106,34 +126,17 @@ def _refine(labels: Labels, bright: Bools, factors: NDArray[np.int64]) -> Labels
     return np.where(bright, full, inside).astype(np.int32)
 
 
-def _bright_box(
-    volume: Volume, threshold_hu: float, min_length_mm: float
-) -> tuple[Bools, Box | None]:
-    """Voxels of bright pieces long enough to be a bone, and the box that holds them."""
-    labels, _ = ndimage.label(volume.volume_hu > threshold_hu)
-    objects = ndimage.find_objects(labels)
-    keep = np.zeros(len(objects) + 1, dtype=bool)
-    for number, where in enumerate(objects, 1):
-        keep[number] = _diagonal_mm(where, volume.spacing_mm) >= min_length_mm
-    bright: Bools = keep[labels]
-    if not keep.any():
-        return bright, None
-    held = [objects[n - 1] for n in np.flatnonzero(keep)]
-    box = tuple(
-        slice(max(min(h[a].start for h in held) - 4, 0), max(h[a].stop for h in held) + 4)
-        for a in range(3)
-    )
-    return bright, (box[0], box[1], box[2])
+def _long_pieces(bright: Bools, spacing_mm: NDArray[np.float64], min_length_mm: float) -> Bools:
+    """The pieces that are long enough to be a bone."""
+    labels, count = ndimage.label(bright)
+    keep = np.zeros(count + 1, dtype=bool)
+    for number, where in enumerate(ndimage.find_objects(labels), 1):
+        keep[number] = _diagonal_mm(where, spacing_mm) >= min_length_mm
+    return np.asarray(keep[labels])
 
 
 def _diagonal_mm(where: Box, spacing_mm: NDArray[np.float64]) -> float:
     return float(np.linalg.norm([(s.stop - s.start) * d for s, d in zip(where, spacing_mm)]))
-
-
-def _longest_mm(bright: Bools, spacing_mm: NDArray[np.float64]) -> float:
-    """Diagonal of the longest connected bright piece."""
-    objects = ndimage.find_objects(ndimage.label(bright)[0])
-    return max(_diagonal_mm(where, spacing_mm) for where in objects)
 
 
 def _coarsening(
@@ -218,47 +221,45 @@ def _depth(mask: Bools) -> NDArray[np.float32]:
     return ndimage.distance_transform_edt(padded)[4:-4, 4:-4, 4:-4].astype(np.float32)
 
 
-def _cores(sound: Bools, spacing_mm: NDArray[np.float64], min_length_mm: float) -> Labels:
+def _cores(
+    depth: NDArray[np.float32], spacing_mm: NDArray[np.float64], min_length_mm: float
+) -> Labels:
     """Seeds for the watershed: pieces that erosion shows to be more than one."""
-    depth = _depth(sound)
-    levels = [ndimage.label(depth > erosion)[0] for erosion in _EROSIONS]
     children: list[dict[int, list[tuple[int, Box]]]] = []
-    for step, labels in enumerate(levels):
+    before = np.zeros(depth.shape, dtype=np.int32)
+    for erosion in _EROSIONS:
+        labels, _ = ndimage.label(depth > erosion)
         family: dict[int, list[tuple[int, Box]]] = {}
         counts = np.bincount(labels.ravel())
         for number, where in enumerate(ndimage.find_objects(labels), 1):
-            if counts[number] < 100 or _diagonal_mm(where, spacing_mm) < 0.4 * min_length_mm:
-                continue
-            inside = labels[where] == number
-            parent = int(levels[step - 1][where][inside][0]) if step else 0
-            family.setdefault(parent, []).append((number, where))
+            if counts[number] >= 100 and _diagonal_mm(where, spacing_mm) > 0.4 * min_length_mm:
+                parent = int(before[where][labels[where] == number][0])
+                family.setdefault(parent, []).append((number, where))
         children.append(family)
+        before = labels
 
     def leaves(step: int, number: int, where: Box) -> Iterator[tuple[int, int, Box]]:
         """The deepest split below a piece; the piece itself where nothing splits."""
-        below = children[step + 1].get(number, []) if step + 1 < len(levels) else []
+        below = children[step + 1].get(number, []) if step + 1 < len(children) else []
         ends = [leaf for n, box in below for leaf in leaves(step + 1, n, box)]
         yield from ends if len(ends) > 1 else [(step, number, where)]
 
-    seeds = np.zeros(sound.shape, dtype=np.int32)
+    seeds = np.zeros(depth.shape, dtype=np.int32)
     ends = [leaf for n, box in children[0].get(0, []) for leaf in leaves(0, n, box)]
-    for seed, (step, number, where) in enumerate(ends, 1):
-        seeds[where][levels[step][where] == number] = seed
+    for step in {step for step, _, _ in ends}:
+        labels, _ = ndimage.label(depth > _EROSIONS[step])  # again, rather than kept in memory
+        for seed, (level, number, where) in enumerate(ends, 1):
+            if level == step:
+                seeds[where][labels[where] == number] = seed
     return seeds
 
 
-def _grow(seeds: Labels, body: Bools, sound: Bools) -> Labels:
-    """Grow the seeds over the body; fronts meet in gaps and at necks."""
-    grown: Labels = watershed(-_depth(sound), seeds, mask=body).astype(np.int32)
-    return grown
-
-
-def _join(labels: Labels, sound: Bools) -> Labels:
+def _join(labels: Labels, sound: Bools, depth: NDArray[np.float32]) -> Labels:
     """Make one again what meets in solid bone over a fair width, the surest pairs first."""
     faces = _common_faces(labels, sound)
     count = int(labels.max()) + 1
     # The widest ball in a piece says how wide a joint within one bone would have to be.
-    width = np.pi * ndimage.maximum(_depth(sound), labels, np.arange(count)) ** 2
+    width = np.pi * ndimage.maximum(depth, labels, np.arange(count)) ** 2
     parent = np.arange(count)
     while faces:
         same = {
@@ -294,7 +295,7 @@ def _vote(labels: Labels) -> Labels:
     for number, where in enumerate(ndimage.find_objects(labels), 1):
         if where is None:
             continue
-        near = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in where)
+        near = _widened(where, 6)
         own = (labels[near] == number).astype(np.float32)
         votes = ndimage.gaussian_filter(own, _VOTE_VOXELS, mode="nearest", truncate=3.0)
         ahead = (votes > best[near]) & (labels[near] > 0)

@@ -91,7 +91,7 @@ def train(
     first = run.resume()
     target = torch.tensor(rms_mm, dtype=torch.float32) if rms_mm is not None else None
     scale = _typical_rms(rms_mm) if rms_mm is not None else 1.0
-    started, share, loss_value = time.monotonic(), 0.0, float("nan")
+    started, done, loss_value = time.monotonic(), first, float("nan")
     encoder.train()
     for step in range(first, settings.steps):
         share = step / settings.steps
@@ -110,8 +110,8 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        loss_value = float(loss.detach())
-        run.save_sometimes(step + 1)
+        loss_value, done = float(loss.detach()), step + 1
+        run.save_sometimes(done)
         if progress:
             progress(share, loss_value)
     encoder.eval()
@@ -122,7 +122,7 @@ def train(
         loss=settings.loss,
         trained_on={"bones": identifiers},
         settings=asdict(settings),
-        figures={"steps": float(step + 1), "final loss": loss_value},
+        figures={"steps": float(done)},
     )
     model = Model(encoder, card)
     held = _training_accuracy(model, pictures, settings)

@@ -6,9 +6,9 @@ to its nearest vertex) and are integrated over area, so that neither triangulati
 The quadrature: large triangles are cut until none is longer than 1 % of the surface's size
 (twice its greatest distance from its middle, which no rotation changes). Where the
 distance is smooth over a triangle, as its gradients at the corners tell, it is integrated
-from these and the values there; elsewhere (near a crossing of the surfaces, a sharp edge, or a corner that lies on
-the other surface) the triangle is cut into four, each with the rule of second degree on
-its corners and middle.
+from these and the values there; elsewhere (near a crossing of the surfaces, a sharp edge,
+or a corner that lies on the other surface) the triangle is cut into four, each with the
+rule of second degree on its corners and middle.
 """
 
 from __future__ import annotations

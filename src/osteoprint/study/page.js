@@ -133,13 +133,13 @@ function startMap(chart) {
 /* Surfaces: one WebGL context draws for every stage; each stage keeps its own picture. */
 const VERTEX = `
 attribute vec3 at; attribute vec3 normal; attribute vec3 colour;
-uniform mat3 turn; uniform vec2 zoom;
+uniform mat3 turn; uniform vec2 zoom; uniform vec2 shift;
 varying vec3 n; varying vec3 c;
 void main() {
   vec3 p = turn * at;
   float w = 1.0 - 0.18 * p.z;
   n = turn * normal; c = colour;
-  gl_Position = vec4(p.xy * zoom, -0.45 * p.z, w);
+  gl_Position = vec4(p.xy * zoom + shift * w, -0.45 * p.z, w);
 }`;
 const FRAGMENT = `
 precision mediump float;
@@ -260,17 +260,17 @@ function turning(yaw, pitch) {
   return [0, 1, 2].flatMap((k) => [right[k], up[k], near[k]]);
 }
 
-function startStage(stage, brush, solid, colours) {
+function startStage(stage, brush, solid, colours, wait) {
   const { gl } = brush;
   const canvas = stage.querySelector("canvas");
   const context = canvas.getContext("2d");
   const card = stage.closest(".shape");
   const signs = stage.querySelector(".signs");
-  const rest = { yaw: -0.5, pitch: 0.1, zoom: 1 };
-  let pose = { ...rest }, mode = "beside", bodies = null, asked = false, near = false;
+  const rest = { yaw: -0.5, pitch: 0.1, zoom: 1, x: 0, y: 0 };
+  let pose = { ...rest }, mode = "beside", bodies = null, asked = false;
   function draw() {
     asked = false;
-    if (!near || gl.isContextLost()) return;
+    if (gl.isContextLost()) return;
     fit(canvas);
     bodies ??= { truth: upload(gl, solid.truth, colours), match: upload(gl, solid.match, colours) };
     const { width, height } = canvas;
@@ -284,6 +284,7 @@ function startStage(stage, brush, solid, colours) {
     const view = (left) => {
       gl.viewport(left, 0, part, height);
       gl.uniform2f(brush.uniform("zoom"), (1.02 * pose.zoom * height) / part, 1.02 * pose.zoom);
+      gl.uniform2f(brush.uniform("shift"), (pose.x * height) / part, pose.y);
     };
     view(0);
     if (split || mode === "truth") drawBody(brush, bodies.truth, 1);
@@ -301,31 +302,44 @@ function startStage(stage, brush, solid, colours) {
     pose.pitch = Math.min(1.55, Math.max(-1.55, pose.pitch + dy));
     redraw();
   };
-  const magnify = (by) => { pose.zoom = Math.min(8, Math.max(0.6, pose.zoom * by)); redraw(); };
+  // Coming closer keeps the height under the pointer where it is (in units of half the stage).
+  const magnify = (by, spot = 0) => {
+    const zoom = Math.min(10, Math.max(0.6, pose.zoom * by));
+    pose.y = spot - ((spot - pose.y) * zoom) / pose.zoom;
+    pose.zoom = zoom;
+    redraw();
+  };
+  const move = (dx, dy) => { pose.x += dx; pose.y += dy; redraw(); };
+  const unit = () => 2 / Math.max(canvas.clientHeight, 1);
+  const spotOf = (e) => 1 - e.offsetY * unit();
   const fingers = new Map();
   canvas.addEventListener("pointerdown", (e) => { fingers.set(e.pointerId, e); canvas.setPointerCapture(e.pointerId); });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (e) => fingers.delete(e.pointerId));
   canvas.addEventListener("pointermove", (e) => {
     const old = fingers.get(e.pointerId);
     if (!old) return;
+    const [dx, dy] = [e.clientX - old.clientX, e.clientY - old.clientY];
     const other = [...fingers.values()].find((f) => f.pointerId !== e.pointerId);
     if (other) {
       const apart = (f) => Math.hypot(f.clientX - other.clientX, f.clientY - other.clientY) || 1;
-      magnify(apart(e) / apart(old));
-    }
-    turn((e.clientX - old.clientX) * 0.009, (e.clientY - old.clientY) * 0.009);
+      magnify(apart(e) / apart(old), spotOf(e));
+      move((dx * unit()) / 2, (-dy * unit()) / 2);
+    } else if (e.shiftKey) move(dx * unit(), -dy * unit());
+    else turn(dx * 0.009, dy * 0.009);
     fingers.set(e.pointerId, e);
   });
   // The wheel scrolls the page until the stage has been clicked.
   canvas.addEventListener("wheel", (e) => {
     if (document.activeElement !== canvas && !e.ctrlKey) return;
     e.preventDefault();
-    magnify(Math.exp(-e.deltaY * 0.0015));
+    magnify(Math.exp(-e.deltaY * 0.0015), spotOf(e));
   }, { passive: false });
   canvas.addEventListener("dblclick", () => { pose = { ...rest }; redraw(); });
   canvas.addEventListener("keydown", (e) => {
     const moves = { ArrowLeft: [-0.12, 0], ArrowRight: [0.12, 0], ArrowUp: [0, -0.12], ArrowDown: [0, 0.12] };
-    if (moves[e.key]) turn(...moves[e.key]);
+    const step = moves[e.key];
+    if (step && e.shiftKey) move(step[0], -step[1]);
+    else if (step) turn(...step);
     else if (e.key === "+" || e.key === "=") magnify(1.15);
     else if (e.key === "-") magnify(1 / 1.15);
     else if (e.key === "0") { pose = { ...rest }; redraw(); }
@@ -333,17 +347,16 @@ function startStage(stage, brush, solid, colours) {
     e.preventDefault();
   });
   card.querySelectorAll("fieldset input").forEach((i) => i.addEventListener("change", () => { mode = i.value; redraw(); }));
-  new ResizeObserver(redraw).observe(canvas);
+  new ResizeObserver(() => { if (bodies) redraw(); }).observe(canvas);
   dark.addEventListener("change", redraw);
-  // Surfaces are unpacked only when they come into sight.
-  const seen = new IntersectionObserver((entries) => {
-    if (entries.some((e) => e.isIntersecting)) { seen.disconnect(); near = true; draw(); }
-  }, { rootMargin: "400px" });
   canvas.hidden = false;
-  card.querySelectorAll("[hidden]").forEach((part) => { part.hidden = false; });
-  seen.observe(canvas);
+  card.querySelector(".under[hidden]").hidden = false;
+  setTimeout(draw, wait);
 }
 
 startMap(DATA.map);
 const brush = painter();
-if (brush) document.querySelectorAll(".stage").forEach((stage, i) => startStage(stage, brush, DATA.solids.bones[i], DATA.solids.colours));
+// One stage after the other, so that the page can be read meanwhile.
+if (brush) document.querySelectorAll(".stage").forEach((stage, i) => {
+  startStage(stage, brush, DATA.solids.bones[i], DATA.solids.colours, 40 * i);
+});

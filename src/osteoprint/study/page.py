@@ -25,6 +25,7 @@ def page(values: Json, pictures: Json) -> str:
         the distances with their end ``top_mm``, and ``data`` for the page's scripts.
     """
     figure = Figures(values)
+    made = values["created"].replace("T", " ").replace("+00:00", " UTC")
     own = files("osteoprint.study")
     style, script = (own.joinpath(n).read_text(encoding="utf-8") for n in ("page.css", "page.js"))
     body = [
@@ -53,8 +54,9 @@ def page(values: Json, pictures: Json) -> str:
 {"".join(body)}
 <footer><p class="note soft">Made by osteoprint
 {escape(figure.at("machine/versions/osteoprint"))} on
-<time>{escape(values["created"])}</time>. The same figures, as JSON: report.json beside this
-page. Not a medical device: no diagnosis, treatment or legal identification may rest on it.</p>
+<time datetime="{escape(values["created"])}">{escape(made)}</time>.
+The same figures, as JSON: report.json beside this page. Not a medical device:
+no diagnosis, treatment or legal identification may rest on it.</p>
 </footer>
 <script type="application/json" id="data">{script_json(pictures["data"])}</script>
 <script>

@@ -107,7 +107,7 @@ def facts(result: StudyResult, title: str) -> dict[str, Any]:
     }
     recognition["distances"] = distance_histogram(near)
     recognition["examples"] = examples(near, result)
-    return plain(
+    values: dict[str, Any] = plain(
         {
             "title": title,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,18 +121,20 @@ def facts(result: StudyResult, title: str) -> dict[str, Any]:
                 "trained_for": result.experiment.model.card.loss,
                 "figures": result.experiment.model.card.figures,
             },
+            "views": _views(result),
             "picture": asdict(result.experiment.frame),
             "machine": machine(),
             "seconds": result.seconds,
         }
     )
+    return values
 
 
 def nearest_distances(
     probes: NDArray[np.float32], gallery: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(A, P, B) distance of every probe to the nearest enrolled view of every known bone."""
-    return distances(probes, gallery).min(axis=3)
+    return np.asarray(distances(probes, gallery).min(axis=3))
 
 
 def distance_histogram(near: NDArray[np.float64]) -> dict[str, Any]:
@@ -184,6 +186,20 @@ def examples(
     return out
 
 
+def _views(result: StudyResult) -> dict[str, Any]:
+    """How the films that were asked about were taken, over all of them."""
+    asked = [p for poses in result.probes.poses + result.unseen_films.poses for p in poses]
+    films = [film for pose in asked for film in (pose.ap, pose.ml)]
+    energies = [p.energy_kev for p in asked]
+    return {
+        "enrolled": len(result.gallery.poses[0]),
+        "most_turned_deg": max(abs(f.long_deg) for f in films),
+        "most_tipped_deg": max(abs(f.in_plane_deg) for f in films),
+        "lowest_kev": min(energies),
+        "highest_kev": max(energies),
+    }
+
+
 def _bones(result: StudyResult) -> list[dict[str, Any]]:
     """One row per bone, the known ones first; the unseen with what was found for them."""
     rows = [_bone(b, known=True) for b in result.experiment.known]
@@ -220,14 +236,22 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "system": platform.platform(terse=True),
-        "processor": platform.machine(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    """The processor's name; Linux keeps it in a file, others tell when asked."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def plain(value: Any) -> Any:

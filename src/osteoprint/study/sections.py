@@ -207,8 +207,9 @@ def shape(figure: Figures, pictures: dict[str, Any]) -> str:
 <p>These bones were kept from the network. From their films alone it chose a known bone; here that
 bone lies on the true one, rigidly aligned, never scaled. Its colour says how far each spot is from
 the true surface; the shadow around it is the truth.</p>
-<p class="note soft">Drag to turn it. Click it, then scroll, to come closer; or pinch. Double-click
-to start again. Arrow keys, + and − work too. The colours mean the same on all bones.</p>
+<p class="note soft">Drag to turn it, with Shift to move it. Click it, then scroll, to come closer;
+or pinch. Double-click to start again. Arrow keys, + and − work too. The colours mean the same on
+all bones.</p>
 {cards}</section>
 """
 
@@ -285,13 +286,19 @@ def bones(figure: Figures, pictures: dict[str, Any]) -> str:
 
 def how(figure: Figures) -> str:
     """Settings, times, machine, limits."""
+    learns = (
+        "whose distances follow the distances between the bones’ surfaces"
+        if figure.at("settings/training/loss") == "shape"
+        else "that are near for one bone, whichever way it lies, and far for two"
+    )
     return f"""<section id="how"><h2>How it was made</h2>
 <p>Every bone is photographed by computation through its CT volume, from a point source. The network
-sees AP and ML as two channels of one picture at true scale and learns fingerprints whose distances
-follow the distances between the bones’ surfaces. Known bones are enrolled every 6° about their long
-axis; the new films are taken between those angles, each tipped by up to 21°, at any energy from 60
-to 158 keV. Surface distances run from points to surfaces, both ways, weighted by area, after rigid
-alignment without scaling.</p>
+sees AP and ML as two channels of one picture at true scale and learns fingerprints {learns}. Of
+each known bone {figure("views/enrolled", "d")} turns about the long axis are enrolled; the new
+films are taken at other turns, up to {figure("views/most_turned_deg", ".0f")}°, each tipped by
+up to {figure("views/most_tipped_deg", ".0f")}°, at energies from
+{figure("views/lowest_kev", ".0f")} to {figure("views/highest_kev", ".0f")} keV. Surface distances run from points to surfaces, both ways,
+weighted by area, after rigid alignment without scaling.</p>
 {facts_lists(figure)}
 <h3 style="margin-top:2em">Limits</h3>
 <ul class="limits">

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from typing import Any
 
@@ -102,15 +103,12 @@ def still(mesh: trimesh.Trimesh, level: NDArray[np.float64]) -> str:
     mesh : in its anatomical frame.
     level : (vertices,) place on the colour scale, 0...1.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
 
     table = np.array(distance_colours()) / 255.0
     own = table[np.round(level[mesh.faces].mean(axis=1) * (len(table) - 1)).astype(int)]
     figure = Figure(figsize=(3.2, 4.6), dpi=100)
-    canvas = FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0.0)
     axes = figure.add_axes((0, 0, 1, 1))
     left = 0.0
     # Anatomical axes: along the shaft, to the outer side, to the front.
@@ -128,5 +126,6 @@ def still(mesh: trimesh.Trimesh, level: NDArray[np.float64]) -> str:
     axes.set_aspect("equal")
     axes.autoscale_view()
     axes.set_axis_off()
-    canvas.draw()
-    return data_uri(Image.fromarray(np.asarray(canvas.buffer_rgba())))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=True)
+    return data_uri(Image.open(buffer))

@@ -1,0 +1,145 @@
+"""Training: seeded, resumable to the bit, and models that survive the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from osteoprint.errors import ModelError
+from osteoprint.fingerprint import training as training_module
+from osteoprint.fingerprint.encoder import Encoder, load_model, save_model
+from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
+from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.xray.standard import StandardFrame
+
+FRAME = StandardFrame(48, 16, 9.0)
+SETTINGS = TrainingSettings(steps=6, bones_per_batch=3, views_per_bone=2, loss="triplet", seed=5)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Three bones that differ by where a bar lies; four views each."""
+    rng = np.random.default_rng(1)
+    out = np.zeros((3, 4, 2, 48, 16), np.uint8)
+    for bone in range(3):
+        out[bone, :, :, 6 + 12 * bone : 18 + 12 * bone, 4:12] = 160
+    return (out + rng.integers(0, 20, out.shape)).astype(np.uint8)
+
+
+def weights(model):
+    return {k: v.clone() for k, v in model.encoder.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_equal_seeds_give_equal_networks_and_others_do_not(pictures):
+    one, two = (train(pictures, ["a", "b", "c"], FRAME, SETTINGS) for _ in range(2))
+    assert same(weights(one), weights(two))
+    other = dataclasses.replace(SETTINGS, seed=6)
+    assert not same(weights(one), weights(train(pictures, ["a", "b", "c"], FRAME, other)))
+
+
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(pictures, tmp_path, monkeypatch):
+    names, checkpoint = ["a", "b", "c"], tmp_path / "run.checkpoint"
+    undisturbed = weights(train(pictures, names, FRAME, SETTINGS))
+    monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
+    for killed_at in (2, 4):
+        calls = 0
+
+        def die(_share, _loss, at=killed_at):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(pictures, names, FRAME, SETTINGS, checkpoint=checkpoint, progress=die)
+        assert checkpoint.is_file()
+    resumed = train(pictures, names, FRAME, SETTINGS, checkpoint=checkpoint)
+    assert same(weights(resumed), undisturbed)
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "run.checkpoint"
+    monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
+    monkeypatch.setattr(training_module._Run, "finish", lambda self: None)
+    train(pictures, ["a", "b", "c"], FRAME, SETTINGS, checkpoint=checkpoint)
+    other = dataclasses.replace(SETTINGS, margin=0.3)
+    with pytest.raises(ModelError, match="other settings"):
+        train(pictures, ["a", "b", "c"], FRAME, other, checkpoint=checkpoint)
+
+
+def test_training_tells_three_bones_apart(pictures):
+    settings = dataclasses.replace(SETTINGS, steps=30)
+    model = train(pictures, ["a", "b", "c"], FRAME, settings)
+    embedded = model.embed(from_bytes(pictures.reshape(-1, 2, 48, 16))).reshape(3, 4, -1)
+    cosine = np.einsum("apd,bvd->apbv", embedded, embedded)
+    own = cosine[np.arange(3), :, np.arange(3)].min()
+    other = max(cosine[a, :, b].max() for a in range(3) for b in range(3) if a != b)
+    assert own > other
+    assert model.card.figures["triplet accuracy on training bones"] > 0.9
+
+
+def test_too_few_bones_and_shape_without_surfaces_are_errors(pictures):
+    with pytest.raises(ModelError, match="two bones"):
+        train(pictures[:1], ["a"], FRAME, SETTINGS)
+    shape = dataclasses.replace(SETTINGS, loss="shape")
+    with pytest.raises(ModelError, match="surfaces"):
+        train(pictures, ["a", "b", "c"], FRAME, shape)
+
+
+def test_fingerprints_have_unit_length_and_do_not_depend_on_their_company(pictures):
+    model = train(pictures, ["a", "b", "c"], FRAME, SETTINGS)
+    images = from_bytes(pictures[0])
+    together = model.embed(images)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(model.embed(images[2:3])[0], together[2], atol=1e-5)
+
+
+def test_a_model_survives_the_disk(pictures, tmp_path):
+    model = train(pictures, ["a", "b", "c"], FRAME, SETTINGS)
+    save_model(model, tmp_path / "m.safetensors")
+    back = load_model(tmp_path / "m.safetensors")
+    assert same(weights(back), weights(model))
+    assert back.card == model.card
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.safetensors"]
+
+
+def test_a_card_of_another_format_is_refused(pictures, tmp_path):
+    save_model(train(pictures, ["a", "b", "c"], FRAME, SETTINGS), tmp_path / "m.safetensors")
+    card = json.loads((tmp_path / "m.json").read_text())
+    (tmp_path / "m.json").write_text(json.dumps(card | {"format": 99}))
+    with pytest.raises(ModelError, match="format 99"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_timm_network_can_stand_in():
+    encoder = Encoder("resnet10t", 64)
+    encoder.eval()
+    with torch.inference_mode():
+        out = encoder(torch.rand(2, 2, 96, 32))
+    assert out.shape == (2, 64)
+    torch.testing.assert_close(out.norm(dim=1), torch.ones(2))
+
+
+def test_bytes_round_trip():
+    pictures = np.linspace(0, 1.5, 256, dtype=np.float32)
+    np.testing.assert_allclose(from_bytes(to_bytes(pictures)), pictures, atol=0.5 / 170 + 1e-6)
+
+
+def test_variation_is_seeded_and_keeps_size():
+    picture = torch.zeros(1, 2, 96, 32)
+    picture[:, :, 20:76, 10:22] = 1.0
+    one = vary(picture, torch.Generator().manual_seed(3))
+    two = vary(picture, torch.Generator().manual_seed(3))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, vary(picture, torch.Generator().manual_seed(4)))
+    rows = (one[0, 0, :, 12:20].mean(dim=1) > 0.5).sum()
+    assert abs(int(rows) - 56) <= 1
