@@ -29,6 +29,7 @@ from pathlib import Path
 from osteoprint.bank.maintenance import check
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError
+from record import write_result
 
 POLL_S = 0.002
 
@@ -221,30 +222,60 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="bank to begin with, copied before each run")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder without")
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/crash.json")
     parser.add_argument("--writer", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="*", help="after --; {bank} stands for the bank")
     options = parser.parse_args()
     if options.writer:
         write_bones(options.writer)
         return
-    own = [sys.executable, str(Path(__file__).resolve()), "--writer", "{bank}"]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        tally = crash(
-            options.command or own,
-            options.start,
-            options.kills,
-            random.Random(options.seed),
-            Path(folder),
-        )
-    print(tally)
-    if options.record:
-        from record import write_result  # beside this script
-
-        what = " ".join(options.command) or "synthetic writer"
-        write_result("crash", rows_of(tally, what), seed=options.seed)
-    if tally.failures:
+        work = Path(folder)
+        if options.command:
+            trials = [(" ".join(options.command), options.command, options.start)]
+        else:
+            trials = the_programs_own(work)
+        rows, failures = [], []
+        for number, (what, command, start) in enumerate(trials):
+            (work / f"trial{number}").mkdir()
+            rng = random.Random(options.seed + number)
+            tally = crash(command, start, options.kills, rng, work / f"trial{number}")
+            print(what, tally)
+            rows += rows_of(tally, what)
+            failures += tally.failures
+    if not options.command:
+        scale = f"{options.kills} × SIGKILL at random moments for each of {len(trials)} commands"
+        write_result("crash", "make bench-crash", options.seed, scale, rows)
+    if failures:
         sys.exit(1)
+
+
+def the_programs_own(work: Path) -> list[tuple[str, list[str], Path | None]]:
+    """What the record is made of: (name, command, bank to begin with), on cat-sized phantoms."""
+    from osteoprint.fingerprint.encoder import save_model
+    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.study.demo import make_phantoms
+    from osteoprint.study.experiment import load_bones, train_on
+    from osteoprint.xray.standard import StandardFrame
+
+    program = str(Path(sys.executable).with_name("osteoprint"))
+    names = [f"cat-{n}" for n in range(4)]
+    with Bank.open(work / "start", write=True, create=True) as bank:
+        make_phantoms(bank, names, 0, size="cat")
+        bones = load_bones(bank)
+        surfaces = []
+        for bone in bones:
+            bone.surface.export(work / f"{bone.record.name}.ply")
+            surfaces.append(str(work / f"{bone.record.name}.ply"))
+    frame = StandardFrame.for_length(max(b.record.length_mm for b in bones), rows=96)
+    settings = TrainingSettings(steps=2, variants_per_bone=1, poses_per_variant=2)
+    save_model(train_on(bones, frame, settings), work / "model.safetensors")
+    own = [sys.executable, str(Path(__file__).resolve()), "--writer", "{bank}"]
+    enrol = [program, "enrol", "--model", str(work / "model.safetensors"), "--bank", "{bank}"]
+    return [
+        ("ingest of 4 surfaces", [program, "ingest", *surfaces, "--bank", "{bank}"], None),
+        ("enrol of 4 bones", enrol, work / "start"),
+        ("a writer of many small bones", own, None),
+    ]
 
 
 if __name__ == "__main__":

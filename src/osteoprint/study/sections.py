@@ -297,7 +297,8 @@ sees AP and ML as two channels of one picture at true scale and learns fingerpri
 each known bone {figure("views/enrolled", "d")} turns about the long axis are enrolled; the new
 films are taken at other turns, up to {figure("views/most_turned_deg", ".0f")}°, each tipped by
 up to {figure("views/most_tipped_deg", ".0f")}°, at energies from
-{figure("views/lowest_kev", ".0f")} to {figure("views/highest_kev", ".0f")} keV. Surface distances run from points to surfaces, both ways,
+{figure("views/lowest_kev", ".0f")} to {figure("views/highest_kev", ".0f")} keV.
+Surface distances run from points to surfaces, both ways,
 weighted by area, after rigid alignment without scaling.</p>
 {facts_lists(figure)}
 <h3 style="margin-top:2em">Limits</h3>
