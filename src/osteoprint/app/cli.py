@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 
@@ -14,7 +15,9 @@ from osteoprint.errors import InputError
 
 # What a wrong command line raises. Newer typers carry click inside them, older ones import
 # it; the class is the same place above BadParameter in both.
-_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_USAGE_ERROR: type[Any] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="osteoprint",

@@ -139,7 +139,7 @@ def reconstruct(
     if uncertainty is None:
         warnings.append("too few bones are enrolled to say how far a nearest match is off")
     write_surface(surface, out)
-    values = {
+    values: dict[str, Any] = {
         "method": method,
         "surface": str(out),
         "seconds": round(time.monotonic() - started, 3),

@@ -86,7 +86,7 @@ def doctor(as_json: JsonOption = False) -> None:
     from osteoprint import __version__
 
     wanted = [
-        *("numpy", "scipy", "numba", "torch", "torchvision", "timm", "pytorch_metric_learning"),
+        *("numpy", "scipy", "numba", "torch", "torchvision", "timm"),
         *("safetensors", "sklearn", "skimage", "pydicom", "gdcm", "SimpleITK", "trimesh", "igl"),
         *("xraydb", "sqlalchemy", "pydantic", "typer", "rich", "matplotlib"),
     ]

@@ -12,7 +12,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class CompactBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the deepest stage."""
-        x = self.first(self.stem(x))
+        x = cast(Tensor, self.first(self.stem(x)))
         for stage in self.stages:
             x = stage(x)
         return x
@@ -80,7 +80,7 @@ class _Stage(nn.Module):
         self.residual = _Residual(outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.residual(self.down(x))
+        return cast(Tensor, self.residual(self.down(x)))
 
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
@@ -152,7 +152,7 @@ def _build_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
             f"its ImageNet weights cannot be loaded ({type(error).__name__})",
             "go online once, or train from scratch",
         ) from None
-    return model, int(model.num_features)
+    return model, int(cast(int, model.num_features))
 
 
 @dataclass

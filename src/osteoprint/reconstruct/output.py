@@ -23,7 +23,7 @@ def write_surface(surface: trimesh.Trimesh, path: Path) -> None:
     mesh = surface
     if ending == ".glb":
         mesh = surface.copy()
-        mesh.apply_scale(1e-3)
+        mesh.vertices = surface.vertices * 1e-3
     content = mesh.export(file_type=ending[1:])
     partial = path.with_name(path.name + ".partial")
     try:

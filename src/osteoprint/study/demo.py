@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -64,8 +66,8 @@ def make_phantoms(
     seed: int,
     progress: Progress = quiet,
     *,
-    kind: str = "femur",
-    size: str = "human",
+    kind: Literal["femur", "tibia"] = "femur",
+    size: Literal["human", "cat"] = "human",
 ) -> None:
     """Add one parametric bone per name, each an individual of its own, scanned at 450 voxels."""
     for index, name in enumerate(names):
@@ -84,7 +86,7 @@ def make_phantoms(
                 bone_to_world=frame.bone_to_world,
                 bone=kind,
                 side=Side.RIGHT,
-                volume=lambda path, v=volume: write_volume(v, path),
+                volume=partial(write_volume, volume),
                 warnings=frame.warnings,
                 source=f"parametric {size} {kind}, seed {seed}/{index}",
             )

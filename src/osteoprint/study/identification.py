@@ -100,7 +100,7 @@ def recognise(views: Views, names: list[str]) -> Recognition:
 def distances(probes: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float64]:
     """(A, P, d) and (B, V, d) unit vectors -> (A, P, B, V) Euclidean distances."""
     cosine = np.einsum("apd,bvd->apbv", probes.astype(np.float64), gallery.astype(np.float64))
-    return np.sqrt(np.maximum(2.0 - 2.0 * cosine, 0.0))
+    return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * cosine, 0.0)))
 
 
 def separation(
