@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from osteoprint.ct.isolation import IsolatedBone, isolate_bones
-from osteoprint.ct.reading import read_volumes
+from osteoprint.ct.reading import read_scan
 from osteoprint.ct.splitting import fill_inside
 from osteoprint.ct.surface import check_surface, surface_from_mask
 from osteoprint.ct.volume import AIR_HU, Volume
@@ -192,7 +192,7 @@ def test_two_real_legs(real_data: Path, tmp_path: Path) -> None:
     archive = (real_data / "vhf_lower_legs" / "slices.tar.xz").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(archive)) as slices:
         slices.extractall(tmp_path, filter="data")
-    scanned = read_volumes(tmp_path, repair=True)
+    scanned = read_scan(tmp_path, repair=True)
     assert scanned.damaged == ()
     # The table is cut off, to save time.
     volume = scanned.volume.crop((110, 190, 0), (400, 360, 350))

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from osteoprint.ct import reading
-from osteoprint.ct.reading import read_volumes, write_volume
+from osteoprint.ct.reading import read_scan, write_volume
 from osteoprint.ct.series import arrange, find_damaged
 from osteoprint.ct.volume import Volume
 from osteoprint.errors import ScanError
@@ -88,7 +88,7 @@ def path_of(folder: Path, k: int) -> Path:
 def refused(source: Path, *words: str, **options: object) -> None:
     """The scan is refused in one line that names the input and says all the words."""
     with pytest.raises(ScanError) as refusal:
-        read_volumes(source, **options)  # type: ignore[arg-type]
+        read_scan(source, **options)  # type: ignore[arg-type]
     message = str(refusal.value)
     assert message.startswith(f"{source}: ")
     assert "\n" not in message
@@ -98,7 +98,7 @@ def refused(source: Path, *words: str, **options: object) -> None:
 
 
 def test_slices_are_ordered_by_position_and_placed(series: Path) -> None:
-    scan = read_volumes(series)
+    scan = read_scan(series)
     assert scan.warnings == ()
     assert scan.series_uid == SERIES
     assert scan.description == "Bone"
@@ -115,21 +115,21 @@ def test_company_in_deeper_folders_is_left_out_and_counted(series: Path) -> None
     save(series / "a" / "b", 3, content(), "scout.dcm", ImageType=["ORIGINAL", "LOCALIZER"])
     save(series / "a", 3, content(), "mr.dcm", Modality="MR")
     save(series / "a", 3, content(), "other.dcm", SeriesInstanceUID=generate_uid())
-    (said,) = read_volumes(series).warnings
+    (said,) = read_scan(series).warnings
     for word in ("1 empty", "1 not DICOM", "1 localizer", "1 modality MR", "1 of other series"):
         assert word in said
-    assert np.array_equal(read_volumes(series).volume.volume_hu, content())
+    assert np.array_equal(read_scan(series).volume.volume_hu, content())
 
 
 def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:
     hu = content()
     for k in range(SLICES):
         save(tmp_path, k, hu, RescaleIntercept=-1024 + k)
-    got = read_volumes(tmp_path).volume.volume_hu
+    got = read_scan(tmp_path).volume.volume_hu
     assert np.array_equal(got, hu + np.arange(SLICES, dtype=np.int16))
     for k in range(SLICES):
         save(tmp_path, k, hu, RescaleSlope=1.5)
-    got = read_volumes(tmp_path).volume.volume_hu
+    got = read_scan(tmp_path).volume.volume_hu
     assert got.dtype == np.float32
     assert np.allclose(got, (hu + 1024.0) * 1.5 - 1024)
 
@@ -141,7 +141,7 @@ def test_padding_is_air(tmp_path: Path) -> None:
         data = dataset(k, hu, PixelRepresentation=1, RescaleIntercept=0)
         data.PixelData = hu[:, :, k].T.tobytes()
         data.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
-    got = read_volumes(tmp_path).volume.volume_hu
+    got = read_scan(tmp_path).volume.volume_hu
     assert (got[0] == -1024).all()
     assert np.array_equal(got[1:], hu[1:])
 
@@ -163,7 +163,7 @@ def test_compressed_slices(tmp_path: Path, syntax: str) -> None:
         writer.SetFileName(str(path))
         assert writer.Write()
         assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
-    assert np.array_equal(read_volumes(tmp_path).volume.volume_hu, content())
+    assert np.array_equal(read_scan(tmp_path).volume.volume_hu, content())
 
 
 def test_shear_of_a_tilted_gantry_is_kept_and_told(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_shear_of_a_tilted_gantry_is_kept_and_told(tmp_path: Path) -> None:
     orientation = [1, 0, 0, 0, np.cos(tilt), np.sin(tilt)]
     for k in range(SLICES):
         save(tmp_path, k, content(), ImageOrientationPatient=orientation)
-    scan = read_volumes(tmp_path)
+    scan = read_scan(tmp_path)
     assert any("10.00°" in text for text in scan.warnings)
     matrix = scan.volume.voxel_to_world
     assert np.allclose(matrix[:3, 1], 0.8 * np.array(orientation[3:]))
@@ -193,7 +193,7 @@ def test_oblique_and_downward_series() -> None:
 def test_a_missing_slice_is_an_error_unless_repaired(series: Path) -> None:
     path_of(series, 8).unlink()
     refused(series, "1 of 20 slices missing", "110 mm", "--repair")
-    scan = read_volumes(series, repair=True)
+    scan = read_scan(series, repair=True)
     assert any("interpolated missing slices at 110 mm" in text for text in scan.warnings)
     truth = content()
     between = np.rint((truth[:, :, 7].astype(float) + truth[:, :, 9]) / 2)
@@ -206,7 +206,7 @@ def test_a_missing_slice_is_an_error_unless_repaired(series: Path) -> None:
 
 def test_doubled_slices(series: Path) -> None:
     save(series, 5, content(), "again.dcm")
-    scan = read_volumes(series)
+    scan = read_scan(series)
     assert "dropped 1 doubled slices" in scan.warnings
     assert np.array_equal(scan.volume.volume_hu, content())
     save(series, 5, content() + 1, "again.dcm")
@@ -228,14 +228,14 @@ def test_a_damaged_slice_is_named_and_repaired_on_request(series: Path) -> None:
     broken = content()
     broken[:, :, 12] = np.roll(broken[:, :, 12], 5, axis=1)
     save(series, 12, broken, path_of(series, 12).name)
-    scan = read_volumes(series)
+    scan = read_scan(series)
     (said,) = scan.warnings
     assert "115 mm" in said
     assert path_of(series, 12).name in said
     assert "--repair" in said
     assert scan.damaged == (12,)
     assert np.array_equal(scan.volume.volume_hu, broken)
-    mended = read_volumes(series, repair=True)
+    mended = read_scan(series, repair=True)
     assert mended.damaged == ()
     assert "interpolated" in mended.warnings[0]
     assert np.abs(mended.volume.volume_hu[:, :, 12] - content()[:, :, 12]).max() < 40
@@ -260,7 +260,7 @@ def test_several_series_must_be_chosen_from(series: Path) -> None:
     refused(series, "2 CT series", "--series", other, SERIES, "Soft, 20 slices")
     refused(series, "no single series 'Lung'", SERIES, series="Lung")
     for name in (other, "Soft"):
-        assert np.array_equal(read_volumes(series, series=name).volume.volume_hu, content() + 7)
+        assert np.array_equal(read_scan(series, series=name).volume.volume_hu, content() + 7)
 
 
 def test_folders_that_are_no_scan(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_slice_cut_short(series: Path) -> None:
     cut = path_of(series, 6)
     cut.write_bytes(cut.read_bytes()[:-60])
     refused(series, "cannot be read", cut.name, "cut short", "--repair")
-    scan = read_volumes(series, repair=True)
+    scan = read_scan(series, repair=True)
     assert any(cut.name in text for text in scan.warnings)
     assert np.abs(scan.volume.volume_hu[:, :, 6] - content()[:, :, 6]).max() < 40
     cut.write_bytes(cut.read_bytes()[:200])
@@ -328,7 +328,7 @@ def test_hostile_files_are_left_out_without_harm(
     raw = (series / "bomb.dcm").read_bytes()
     begin = 144 + struct.unpack_from("<I", raw, 140)[0]
     (series / "bomb.dcm").write_bytes(raw[:begin] + zeros)
-    scan = read_volumes(series)
+    scan = read_scan(series)
     (said,) = scan.warnings
     for word in ("1 absurd image size", "1 damaged DICOM", "1 deflated beyond reason"):
         assert word in said
@@ -364,7 +364,7 @@ def test_writing_and_reading_back_is_exact(tmp_path: Path, kind: type, left_hand
     if kind is np.float32:
         hu += 0.25
     write_volume(Volume(hu, matrix), tmp_path / "v.nrrd")
-    got = read_volumes(tmp_path / "v.nrrd").volume
+    got = read_scan(tmp_path / "v.nrrd").volume
     assert got.volume_hu.dtype == kind
     assert np.array_equal(got.volume_hu, hu)
     assert np.allclose(got.voxel_to_world, matrix, rtol=0, atol=1e-12)
@@ -372,7 +372,7 @@ def test_writing_and_reading_back_is_exact(tmp_path: Path, kind: type, left_hand
 
 def test_whole_floats_are_kept_as_int16(tmp_path: Path) -> None:
     write_volume(Volume(content().astype(np.float32), placed()), tmp_path / "v.nrrd")
-    assert read_volumes(tmp_path / "v.nrrd").volume.volume_hu.dtype == np.int16
+    assert read_scan(tmp_path / "v.nrrd").volume.volume_hu.dtype == np.int16
     with pytest.raises(ValueError, match="nrrd"):
         write_volume(Volume(content(), placed()), tmp_path / "v.mha")
 
@@ -389,7 +389,7 @@ def grid(path: Path, hu: np.ndarray | None = None) -> Path:
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])
 def test_every_format_lands_in_the_same_place(tmp_path: Path, suffix: str) -> None:
-    scan = read_volumes(grid(tmp_path / f"v{suffix}"))
+    scan = read_scan(grid(tmp_path / f"v{suffix}"))
     assert np.array_equal(scan.volume.volume_hu, content())
     assert np.allclose(scan.volume.voxel_to_world, placed(), atol=1e-5)
     assert scan.warnings == ()
@@ -425,7 +425,7 @@ def test_nifti_headers_that_lie(tmp_path: Path) -> None:
     refused(with_field(112, "<f", np.nan), "not numbers")
     refused(with_field(42, "<h", 3000), "cut short")
     refused(with_field(42, "<h", -3), "gives no size")
-    lost = read_volumes(with_field(252, "<2h", 0, 0))
+    lost = read_scan(with_field(252, "<2h", 0, 0))
     assert any("no orientation" in text for text in lost.warnings)
     bomb = bytearray(whole)
     struct.pack_into("<3h", bomb, 42, 30000, 30000, 30000)
@@ -467,7 +467,7 @@ def test_grids_that_are_no_scan(tmp_path: Path) -> None:
     sitk.WriteImage(colour, str(tmp_path / "colour.nrrd"))
     refused(tmp_path / "colour.nrrd")
     refused(grid(tmp_path / "dull.mha", np.minimum(content(), 100)), "nothing as dense as bone")
-    positive = read_volumes(grid(tmp_path / "positive.mha", content() + 1024))
+    positive = read_scan(grid(tmp_path / "positive.mha", content() + 1024))
     assert any("perhaps not in HU" in text for text in positive.warnings)
 
 
@@ -476,11 +476,11 @@ def test_the_damaged_slice_of_the_real_series(real_data: Path, tmp_path: Path) -
     archive = (real_data / "vhf_lower_legs" / "slices.tar.xz").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(archive)) as slices:
         slices.extractall(tmp_path, filter="data")
-    scan = read_volumes(tmp_path)
+    scan = read_scan(tmp_path)
     assert scan.volume.shape == (512, 512, 350)
     assert scan.volume.voxel_to_world[2, 3] == 150
     assert scan.damaged == (165,)
     (said,) = scan.warnings
     assert "315 mm" in said
     write_volume(scan.volume.crop((0, 0, 0), (512, 512, 20)), tmp_path / "part.nrrd")
-    assert read_volumes(tmp_path / "part.nrrd").volume.shape == (512, 512, 20)
+    assert read_scan(tmp_path / "part.nrrd").volume.shape == (512, 512, 20)

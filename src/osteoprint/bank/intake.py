@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trimesh
+from numpy.typing import NDArray
 
 from osteoprint.bank.records import BoneRecord, NewBone
 from osteoprint.bank.store import Bank
-from osteoprint.ct.isolation import isolate_bones
+from osteoprint.ct.isolation import IsolatedBone, isolate_bones
 from osteoprint.ct.phantom import volume_from_surface
-from osteoprint.ct.reading import read_volumes, write_volume
+from osteoprint.ct.reading import Scan, read_scan, write_volume
+from osteoprint.ct.series import interpolate, position_mm
 from osteoprint.ct.surface import check_surface, read_surface, surface_from_mask
-from osteoprint.ct.volume import Volume
+from osteoprint.ct.volume import AIR_HU, Volume
 from osteoprint.errors import InputError, ScanError
 from osteoprint.frames import AnatomicalFrame, Side, anatomical_frame
 
@@ -114,12 +117,13 @@ def _from_scan(
 ) -> tuple[list[NewBone], list[str]]:
     """Every whole bone of a CT scan."""
     progress("Reading the scan", 0, 1)
-    scan = read_volumes(source, repair=settings.repair, series=settings.series)
+    scan = read_scan(source, repair=settings.repair, series=settings.series)
     progress("Reading the scan", 1, 1)
+    # A damaged slice would cut every bone in two: bones are looked for in a mended copy.
     isolated = isolate_bones(
-        scan.volume, progress=lambda what, done: progress("Finding bones", done, 1.0)
+        _mended(scan), progress=lambda what, done: progress("Finding bones", done, 1.0)
     )
-    whole = [b for b in isolated if b.complete]
+    whole = [b for b in isolated if b.both_ends]
     wanted = [b for b in whole if settings.bone in (None, b.kind) or b.kind is None]
     if settings.side is not None:
         wanted = [b for b in wanted if b.side in (None, settings.side)]
@@ -133,9 +137,8 @@ def _from_scan(
     base = settings.name or _stem(source)
     bones = []
     for index, bone in enumerate(wanted):
-        surface = surface_from_mask(
-            bone.mask, bone.volume.voxel_to_world, volume_hu=bone.volume.volume_hu
-        )
+        remarks = _unmend(scan, bone)
+        surface = surface_from_mask(bone.mask, bone.voxel_to_world, volume_hu=_around(scan, bone))
         kind = settings.bone or bone.kind or "bone"
         side = settings.side or bone.side
         name = " ".join([base, kind, *([side.value] if side else [])])
@@ -150,7 +153,12 @@ def _from_scan(
                 bone=kind,
                 side=side or frame.side,
                 volume=_writer(bone.volume),
-                warnings=(*bone.warnings, *frame.warnings, *_side_doubt(side, frame)),
+                warnings=(
+                    *bone.warnings,
+                    *remarks,
+                    *frame.warnings,
+                    *_side_doubt(side, frame),
+                ),
                 source=str(source),
             )
         )
@@ -160,6 +168,49 @@ def _from_scan(
     if partial:
         warnings.append(f"{partial} bones are cut off by the scan's border and were left out")
     return bones, warnings
+
+
+def _mended(scan: Scan) -> Volume:
+    """The scan with its damaged slices interpolated; the scan itself where there are none."""
+    if not scan.damaged:
+        return scan.volume
+    grid = scan.volume.volume_hu.copy()
+    interpolate(grid.transpose(2, 1, 0), list(scan.damaged))
+    return Volume(grid, scan.volume.voxel_to_world)
+
+
+def _around(scan: Scan, bone: IsolatedBone) -> NDArray[Any]:
+    """The scan's own HU on the grid of the bone, mended, for the edges of its surface."""
+    high = tuple(o + n for o, n in zip(bone.offset, bone.mask.shape, strict=True))
+    crop = scan.volume.crop(bone.offset, (high[0], high[1], high[2])).volume_hu
+    places = [k - bone.offset[2] for k in scan.damaged]
+    inner = [k for k in places if 0 < k < crop.shape[2] - 1]
+    if inner:
+        crop = crop.copy()
+        interpolate(crop.transpose(2, 1, 0), inner)
+    return crop
+
+
+def _unmend(scan: Scan, bone: IsolatedBone) -> list[str]:
+    """Put the scan's own values back where only the search for bones needed better ones.
+
+    Changes the bone's volume in place. Repairing a scan is the user's decision; returns the
+    remark that says so.
+    """
+    grid, remarks = bone.volume.volume_hu, []
+    for k in scan.damaged:
+        place = k - bone.offset[2]
+        if not 0 <= place < grid.shape[2]:
+            continue
+        i, j, _ = bone.offset
+        own = scan.volume.volume_hu[i : i + grid.shape[0], j : j + grid.shape[1], k]
+        kept = grid[:, :, place] > AIR_HU + 1
+        grid[:, :, place][kept] = own[kept]
+        remarks.append(
+            f"crosses the damaged slice at {position_mm(scan.volume.voxel_to_world, k):g} mm: its "
+            "outline there is interpolated, its grey values are the scan's; --repair replaces them"
+        )
+    return remarks
 
 
 def _frame(source: Path, surface: trimesh.Trimesh, kind: str, side: Side | None) -> AnatomicalFrame:

@@ -31,6 +31,7 @@ from osteoprint.frames import Side
 _MARGIN = 6  # voxels around a bone, for closing and for a surface that needs an outside
 _CLOSING = 3  # voxels: bridges leaks in the thin cortex of cancellous ends, no true hollow
 _SOFT_HU = 50.0  # muscle, fluid, cartilage
+_AIR_BELOW_HU = -300.0  # darker than fat
 _THINNEST = 2.0  # voxels of depth a bone must have somewhere: cords and wires have less
 
 
@@ -178,11 +179,13 @@ def _trim(mask: Bools, volume_hu: NDArray[np.float32] | NDArray[np.int16]) -> Bo
     """Take off the outermost voxels that are more soft tissue than bone.
 
     The threshold is low, for the sake of thin cortices, so a thick one seems to begin half a
-    voxel too far out. Its edge is where the HU are half of the brightest nearby.
+    voxel too far out. Its edge is where the HU are half-way between inside and outside.
     """
     skin = mask & ~ndimage.binary_erosion(mask, border_value=1)
-    nearby = ndimage.maximum_filter(volume_hu, size=5)
-    return mask & ~(skin & (volume_hu < (nearby + _SOFT_HU) / 2))
+    brightest = ndimage.maximum_filter(volume_hu, size=5).astype(np.float32)
+    darkest = ndimage.minimum_filter(volume_hu, size=5)
+    outside = np.where(darkest < _AIR_BELOW_HU, darkest, _SOFT_HU)  # a bare bone lies in air
+    return mask & ~(skin & (volume_hu < (brightest + outside) / 2))
 
 
 def _largest(mask: Bools) -> Bools:

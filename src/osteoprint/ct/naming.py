@@ -86,7 +86,6 @@ def measure_bone(
     if not mask.any():
         raise ValueError("an empty mask has no shape")
     world = apply(voxel_to_world, np.argwhere(mask).astype(np.float64))
-    voxel_mm3 = abs(float(np.linalg.det(voxel_to_world[:3, :3])))
     centre = world.mean(axis=0)
     axis = np.linalg.eigh(np.cov((world - centre).T) + 1e-9 * np.eye(3))[1][:, -1]
     axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
@@ -95,9 +94,9 @@ def measure_bone(
     half = float(np.abs(axis @ voxel_to_world[:3, :3]).max()) / 2
     low, high = float(along.min()) - half, float(along.max()) + half
     counts, _ = np.histogram(along, bins=_BINS, range=(low, high))
+    voxel_mm3 = abs(float(np.linalg.det(voxel_to_world[:3, :3])))
     profile = counts * voxel_mm3 / ((high - low) / _BINS)
-    cut = np.zeros_like(mask)
-    area = 0.0
+    cut, area = np.zeros_like(mask), 0.0
     for i, end in borders:
         face: list[slice | int] = [slice(None)] * 3
         face[i] = end

@@ -70,7 +70,7 @@ class Scan:
     damaged: tuple[int, ...] = ()
 
 
-def read_volumes(source: Path, *, repair: bool = False, series: str | None = None) -> Scan:
+def read_scan(source: Path, *, repair: bool = False, series: str | None = None) -> Scan:
     """Read one CT scan.
 
     Parameters
@@ -362,7 +362,7 @@ def _compact(path: Path, stack: NDArray[np.generic]) -> NDArray[np.int16] | NDAr
 
 
 def write_volume(volume: Volume, path: Path) -> None:
-    """Write a volume as compressed NRRD that ``read_volumes`` gives back exactly.
+    """Write a volume as compressed NRRD that ``read_scan`` gives back exactly.
 
     int16 where all values are whole numbers in range, else float32.
     Raises ValueError for another file ending or a sheared grid, which the format's reader

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from osteoprint.bank.store import Bank
-from osteoprint.ct.reading import read_volumes
+from osteoprint.ct.reading import read_scan
 from osteoprint.errors import BankError, InputError
 from osteoprint.frames import AnatomicalFrame, Side
 from osteoprint.study.experiment import Progress, quiet
@@ -33,7 +33,7 @@ def render_bank(bank: Bank, folder: Path, protocol: Protocol, progress: Progress
     for index, record in enumerate(records):
         side = Side(record.side) if record.side else Side.RIGHT
         frame = AnatomicalFrame(np.asarray(record.bone_to_world), side, record.length_mm)
-        traced = prepare(read_volumes(bank.volume_path(record)).volume)
+        traced = prepare(read_scan(bank.volume_path(record)).volume)
 
         def tell(done: int, total: int, before: int = index) -> None:
             progress("Rendering", before * total + done, len(records) * total)

@@ -11,7 +11,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from osteoprint.bank.store import Bank, BoneRecord
-from osteoprint.ct.reading import read_volumes
+from osteoprint.ct.reading import read_scan
 from osteoprint.errors import BankError
 from osteoprint.fingerprint.encoder import Model
 from osteoprint.fingerprint.samples import (
@@ -97,7 +97,7 @@ def load_bone(bank: Bank, record: BoneRecord, frame: StandardFrame) -> StudyBone
     """One bone of a bank, ready to render at the scale of ``frame``."""
     side = Side(record.side) if record.side else Side.RIGHT
     axes = AnatomicalFrame(np.asarray(record.bone_to_world), side, record.length_mm)
-    volume = read_volumes(bank.volume_path(record)).volume
+    volume = read_scan(bank.volume_path(record)).volume
     surface = bank.surface(record)
     local = trimesh.Trimesh(
         apply(invert_rigid(axes.bone_to_world), surface.vertices), surface.faces, process=False
