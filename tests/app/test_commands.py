@@ -1,0 +1,138 @@
+"""The commands on good input: what they answer, and what they leave behind."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from osteoprint.app.cli import run
+from osteoprint.bank.store import Bank
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A bank of two enrolled cat femora, its model, and a good pair of films of the first."""
+    path = Path(__file__).with_name("test_hostile.py")
+    spec = importlib.util.spec_from_file_location("hostile_world", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_world(tmp_path_factory.mktemp("world"))
+
+
+def ask(capsys, *arguments: object) -> dict:
+    """Run a command with --json; its one object."""
+    capsys.readouterr()
+    assert run([*map(str, arguments), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def films(world: Path) -> list[Path]:
+    return [world / "films/ap.png", world / "films/ml.png"]
+
+
+def test_identify(world, capsys):
+    answer = ask(capsys, "identify", *films(world), "--bank", world / "bank", "--top", 2)
+    assert set(answer) == {"matches", "in_bank", "threshold", "model"}
+    first, second = answer["matches"]
+    assert set(first) == {"id", "name", "individual", "distance", "likelihood_ratio"}
+    assert 0 <= first["distance"] <= second["distance"] <= 4
+    assert answer["in_bank"] == (first["distance"] <= answer["threshold"])
+
+
+def test_verify_a_pair_with_itself(world, capsys):
+    answer = ask(capsys, "verify", *films(world), *films(world), "--bank", world / "bank")
+    assert answer["distance"] == 0.0
+    assert answer["same_bone"] is True
+    assert set(answer) == {"same_bone", "distance", "threshold", "likelihood_ratio"}
+
+
+@pytest.mark.parametrize("ending", ["ply", "stl", "glb"])
+def test_reconstruct_gives_the_matched_bones_surface(world, capsys, tmp_path, ending):
+    out = tmp_path / f"bone.{ending}"
+    answer = ask(capsys, "reconstruct", *films(world), "--bank", world / "bank", "--out", out)
+    assert set(answer) >= {
+        "method", "surface", "seconds", "watertight", "scale_source", "warnings", "uncertainty_mm",
+    }  # fmt: skip
+    assert answer["watertight"] is True
+    mesh = trimesh.load_mesh(out)
+    scale = 1e3 if ending == "glb" else 1.0
+    with Bank.open(world / "bank") as bank:
+        record = bank.bone(answer["nearest"]["id"])
+    assert np.ptp(mesh.vertices[:, 0]) * scale == pytest.approx(record.length_mm, rel=1e-4)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_compare(world, capsys, tmp_path):
+    with Bank.open(world / "bank") as bank:
+        surface = bank.surface(bank.bones()[0])
+    surface.export(tmp_path / "truth.ply")
+    turn = trimesh.transformations.rotation_matrix(1.0, [1, 2, 3], [9, 9, 9])
+    moved = surface.copy()
+    moved.apply_transform(turn)
+    moved.export(tmp_path / "moved.stl")
+    answer = ask(capsys, "compare", tmp_path / "moved.stl", tmp_path / "truth.ply")
+    assert set(answer) == {
+        "rms_mm", "mean_mm", "hd95_mm", "hausdorff_mm", "rms_relative", "hausdorff_relative",
+        "estimate_to_truth", "truth_to_estimate",
+    }  # fmt: skip
+    assert answer["rms_mm"] < 0.002
+    unmoved = ask(
+        capsys, "compare", tmp_path / "moved.stl", tmp_path / "truth.ply", "--align", "none"
+    )
+    assert unmoved["rms_mm"] > 5
+
+
+def test_render_makes_pictures_that_the_manifest_names(world, capsys, tmp_path):
+    answer = ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x")
+    assert answer["pairs"] == 2 * 21
+    manifest = json.loads((tmp_path / "x/manifest.json").read_text())
+    for bone in manifest["bones"]:
+        assert len(bone["pairs"]) == 21
+        for pair in bone["pairs"]:
+            path = tmp_path / "x" / bone["id"] / pair["file"]
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == pair["sha256"]
+    with Image.open(path) as image:
+        assert (image.size, image.mode) == ((800, 800), "L")
+        assert np.asarray(image).max() > 20
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "x").rglob("*.png")}
+    ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "x").rglob("*.png")} == before
+
+
+def test_train_enrol_and_the_bank_commands(world, capsys, tmp_path):
+    model = tmp_path / "again.safetensors"
+    ask(
+        capsys, "train", "--bank", world / "bank", "--out", model, "--steps", 1, "--loss", "triplet"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.json", "again.safetensors"]
+    copy = tmp_path / "copy"
+    ask(capsys, "bank", "backup", copy, "--bank", world / "bank")
+    ask(capsys, "bank", "restore", copy, "--bank", tmp_path / "bank")
+    answer = ask(capsys, "enrol", "--bank", tmp_path / "bank", "--model", model)
+    assert answer["enrolled"] == 2
+    assert any("in the training" in w for w in answer["warnings"])
+    assert ask(capsys, "bank", "check", "--bank", tmp_path / "bank")["ok"] is True
+    assert len(ask(capsys, "bank", "list", "--bank", tmp_path / "bank")["bones"]) == 2
+    ask(capsys, "bank", "export", tmp_path / "out", "--bank", tmp_path / "bank")
+    assert (tmp_path / "out/bones.csv").is_file()
+
+
+def test_check_of_a_damaged_bank_is_exit_code_2(world, capsys, tmp_path):
+    ask(capsys, "bank", "backup", tmp_path / "copy", "--bank", world / "bank")
+    ask(capsys, "bank", "restore", tmp_path / "copy", "--bank", tmp_path / "bank")
+    surface = next((tmp_path / "bank/surfaces").iterdir())
+    surface.write_bytes(surface.read_bytes()[:-10])
+    capsys.readouterr()
+    assert run(["bank", "check", "--bank", str(tmp_path / "bank"), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert answer["problems"]
