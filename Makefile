@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes
 
 setup: $(VENV)/.installed
 
@@ -50,3 +50,6 @@ bench-distance: $(VENV)/.installed-dev
 
 clean:
 	rm -rf demo build dist
+
+bench-axes: $(VENV)/.installed
+	$(BIN)/python benchmarks/frames.py

@@ -44,7 +44,7 @@ def write_result(
     result = {
         "benchmark": name,
         "command": command,
-        "commit": commit(),
+        "commit": _COMMIT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "seed": seed,
@@ -117,3 +117,7 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# What is measured is the code as it was when the benchmark began, whatever is committed since.
+_COMMIT = commit()

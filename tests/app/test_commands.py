@@ -14,6 +14,8 @@ from PIL import Image
 
 from osteoprint.app.cli import run
 from osteoprint.bank.store import Bank
+from osteoprint.ct.parametric import sample_bone
+from osteoprint.frames import Side
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +138,17 @@ def test_check_of_a_damaged_bank_is_exit_code_2(world, capsys, tmp_path):
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False
     assert answer["problems"]
+
+
+def test_of_several_sources_the_good_ones_are_kept_and_the_bad_ones_named(capsys, tmp_path):
+    mesh, _ = sample_bone(np.random.default_rng(1), kind="femur", size="cat", side=Side.RIGHT)
+    mesh.export(tmp_path / "good.ply")
+    (tmp_path / "bad.ply").write_bytes(b"")
+    sources = [str(tmp_path / "bad.ply"), str(tmp_path / "good.ply")]
+    assert run(["ingest", *sources, "--bank", str(tmp_path / "bank"), "--json"]) == 2
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert [b["name"] for b in answer["bones"]] == ["good"]
+    assert len(answer["failed"]) == 1
+    assert captured.err.count("\n") == 1
+    assert "bad.ply" in captured.err

@@ -32,7 +32,6 @@ from osteoprint.study.figures import (
     flat_maps,
     histogram,
 )
-from osteoprint.study.identification import embed_gallery_and_probes
 from osteoprint.study.markup import script_json, ticks
 from osteoprint.study.report import examples, facts, nearest_distances, plain, write_report
 from osteoprint.study.solids import nice_top, pack, thinned
@@ -150,16 +149,6 @@ def test_the_whole_way_answers_every_question(result: StudyResult) -> None:
     assert [m.name for m in result.nearest.matches] == ["unseen & new"]
     assert list(result.seconds)[-1] == "Measuring against the truth"
     assert min(result.seconds.values()) >= 0.0
-
-
-def test_known_films_are_those_of_a_recognition_study(
-    result: StudyResult, settings: StudySettings
-) -> None:
-    views = embed_gallery_and_probes(
-        result.experiment.model, result.experiment.known, settings.probes, settings.seed
-    )
-    np.testing.assert_array_equal(views.probes, result.views.probes)
-    np.testing.assert_array_equal(views.gallery, result.views.gallery)
 
 
 def test_the_bone_shown_is_the_one_most_films_chose(result: StudyResult) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from osteoprint.app.console import answer, steps
+from osteoprint.app.console import answer, say, steps
+from osteoprint.errors import InputError, ScanError
 from osteoprint.frames import Side
 
 BankOption = Annotated[str, typer.Option("--bank", help="The bank: a folder.")]
@@ -44,16 +45,29 @@ def ingest(
     series: Annotated[str | None, typer.Option(help="The DICOM series to take.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take bones into a bank, from CT scans or closed surfaces."""
+    """Take bones into a bank, from CT scans or closed surfaces.
+
+    Of several sources, those that cannot be used are named at the end; the others are kept.
+    """
     from osteoprint.bank.intake import IntakeSettings, take_in
     from osteoprint.bank.store import Bank
+
+    if name and len(source) > 1:
+        raise InputError("--name", "cannot name several sources", "ingest them one by one")
 
     settings = IntakeSettings(bone, side, individual, name, repair, series)
     bones: list[dict[str, Any]] = []
     warnings: list[str] = []
+    failed: list[str] = []
     with steps() as progress, Bank.open(bank, write=True, create=True) as opened:
         for index, one in enumerate(source):
-            intake = take_in(opened, one, settings, progress)
+            try:
+                intake = take_in(opened, one, settings, progress)
+            except ScanError as error:
+                if len(source) == 1:
+                    raise
+                failed.append(str(error))
+                continue
             warnings += [f"{one.name}: {w}" for w in intake.warnings]
             for record, new in intake.bones:
                 remarks = [*record.warnings, *([] if new else ["was in the bank already"])]
@@ -76,10 +90,14 @@ def ingest(
         for b in bones
     ]
     answer(
-        {"bones": bones, "warnings": warnings},
+        {"bones": bones, "warnings": warnings, **({"failed": failed} if failed else {})},
         [*lines, *(f"warning: {w}" for w in warnings)],
         as_json=as_json,
     )
+    for message in failed:
+        say(f"osteoprint: {message}")
+    if failed:
+        raise typer.Exit(2)
 
 
 def list_bones(bank: BankOption, as_json: JsonOption = False) -> None:

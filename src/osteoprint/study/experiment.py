@@ -62,6 +62,22 @@ class StudySettings:
 
 
 @dataclass(frozen=True, eq=False)
+class FilmSet:
+    """Film pairs of some bones, and what the network made of them.
+
+    Attributes
+    ----------
+    poses : of each bone, how each of its pairs was taken.
+    pictures : (bones, pairs, 2, rows, columns) uint8, standard pictures, AP then ML.
+    fingerprints : (bones, pairs, d) float32, unit length.
+    """
+
+    poses: list[list[PairPose]]
+    pictures: NDArray[np.uint8]
+    fingerprints: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """Known and unseen bones with a network trained on the known ones."""
 
@@ -195,16 +211,16 @@ def _nearest_other(
     return {"nearest median mm": float(median), "nearest p95 mm": float(p95)}
 
 
-def embed_views(
+def take_films(
     model: Model,
     bones: Sequence[StudyBone],
-    poses: Sequence[Sequence[PairPose]],
+    poses: list[list[PairPose]],
     what: str,
     progress: Progress = quiet,
-) -> NDArray[np.float32]:
-    """(bones, poses, d) fingerprints of every bone at each of its poses."""
+) -> FilmSet:
+    """Photograph every bone at each of its poses and take the fingerprints."""
     pictures = render_set(
         [b.sample for b in bones], poses, model.card.frame, lambda i, n: progress(what, i, n)
     )
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    return model.embed(flat).reshape(len(bones), len(poses[0]), -1)
+    return FilmSet(poses, pictures, model.embed(flat).reshape(len(bones), len(poses[0]), -1))

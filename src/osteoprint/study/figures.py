@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osteoprint.fingerprint.samples import PairPose, gallery_poses
-from osteoprint.study.experiment import StudyBone
-from osteoprint.study.whole_way import FilmSet, StudyResult
+from osteoprint.study.experiment import FilmSet, StudyBone
+from osteoprint.study.whole_way import StudyResult
 from osteoprint.xray.camera import Geometry
 from osteoprint.xray.protocol import film_geometry, take_pair
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osteoprint.fingerprint.encoder import Model
-from osteoprint.fingerprint.samples import GALLERY_TURNS_DEG, gallery_poses, probe_poses
-from osteoprint.study.experiment import Progress, StudyBone, embed_views, quiet
+from osteoprint.fingerprint.samples import GALLERY_TURNS_DEG
 
 
 @dataclass(frozen=True)
@@ -55,22 +52,6 @@ class Views:
 
     gallery: NDArray[np.float32]
     probes: NDArray[np.float32]
-
-
-def embed_gallery_and_probes(
-    model: Model,
-    bones: Sequence[StudyBone],
-    count: int,
-    seed: int,
-    progress: Progress = quiet,
-) -> Views:
-    """Fingerprints of every bone: its gallery views, and ``count`` probe pairs between them."""
-    rng = np.random.default_rng([seed, 2])
-    gallery = embed_views(
-        model, bones, [gallery_poses()] * len(bones), "Enrolling known bones", progress
-    )
-    poses = [probe_poses(count, rng) for _ in bones]
-    return Views(gallery, embed_views(model, bones, poses, "Taking new films", progress))
 
 
 def recognise(views: Views, names: list[str]) -> Recognition:

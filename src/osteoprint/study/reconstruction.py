@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from osteoprint.shape.alignment import align_rigid
 from osteoprint.shape.distance import SurfaceDistance, surface_distance
 from osteoprint.shape.mean import mean_shape
-from osteoprint.study.experiment import Experiment, Progress, StudyBone, quiet
+from osteoprint.study.experiment import Experiment, Progress, quiet
 from osteoprint.study.identification import Views, distances
 
 
@@ -146,8 +145,3 @@ def _distances_to_known(experiment: Experiment, progress: Progress) -> list[list
             )
         rows.append(row)
     return rows
-
-
-def by_name(bones: Sequence[StudyBone], name: str) -> StudyBone:
-    """The bone of that name. Raises KeyError where there is none."""
-    return {b.record.name: b for b in bones}[name]

@@ -10,41 +10,20 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from osteoprint.fingerprint.encoder import Model
-from osteoprint.fingerprint.samples import (
-    PairPose,
-    from_bytes,
-    gallery_poses,
-    probe_poses,
-    render_set,
-)
+from osteoprint.fingerprint.samples import gallery_poses, probe_poses
 from osteoprint.shape.distance import SurfaceDistance
 from osteoprint.study.experiment import (
     Experiment,
+    FilmSet,
     Progress,
     StudyBone,
     StudySettings,
     prepare_experiment,
     quiet,
+    take_films,
 )
 from osteoprint.study.identification import Recognition, Views, distances, recognise
 from osteoprint.study.reconstruction import NearestStudy, compare, nearest_study
-
-
-@dataclass(frozen=True, eq=False)
-class FilmSet:
-    """Film pairs of some bones, and what the network made of them.
-
-    Attributes
-    ----------
-    poses : of each bone, how each of its pairs was taken.
-    pictures : (bones, pairs, 2, rows, columns) uint8, standard pictures, AP then ML.
-    fingerprints : (bones, pairs, d) float32, unit length.
-    """
-
-    poses: list[list[PairPose]]
-    pictures: NDArray[np.uint8]
-    fingerprints: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,21 +147,6 @@ def run_study(
         alignments=alignments,
         seconds=watch.seconds,
     )
-
-
-def take_films(
-    model: Model,
-    bones: Sequence[StudyBone],
-    poses: list[list[PairPose]],
-    what: str,
-    progress: Progress = quiet,
-) -> FilmSet:
-    """Photograph every bone at each of its poses and take the fingerprints."""
-    pictures = render_set(
-        [b.sample for b in bones], poses, model.card.frame, lambda i, n: progress(what, i, n)
-    )
-    flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    return FilmSet(poses, pictures, model.embed(flat).reshape(len(bones), len(poses[0]), -1))
 
 
 def align_favourites(
