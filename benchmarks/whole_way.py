@@ -70,8 +70,8 @@ def study_rows(data: Path, work: Path, seed: int, keep: Path | None) -> list[dic
         "--unseen", UNSEEN, "--seed", str(seed),
     )  # fmt: skip
     report = json.loads((out / "report.json").read_text())
-    near, who = report["nearest"]["summary"], report["recognition"]
-    matches = report["nearest"]["bones"]
+    near, who = report["reconstruction"]["summary"], report["recognition"]
+    matches = report["reconstruction"]["bones"]
     each = "; ".join(
         f"{m['name']}: {m['rms_mm']:.2f} mm, {m['better']:.2f} better" for m in matches
     )
