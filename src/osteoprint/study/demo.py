@@ -29,6 +29,7 @@ from osteoprint.xray.protocol import film_geometry, take_pair
 
 BONES, UNSEEN = 29, 5
 QUICK_BONES, QUICK_UNSEEN = 12, 3
+_MARK = ".osteoprint-demo"
 
 
 def run_demo(
@@ -110,13 +111,13 @@ def write_films(folder: Path, bone: SampleBone, length_mm: float) -> None:
 
 
 def _make_room(folder: Path) -> None:
-    """An earlier demo is replaced; anything else is left alone and named."""
+    """An earlier demo is replaced; any other folder with something in it is left alone."""
     if folder.is_file():
         raise InputError(folder, "is a file", "name a folder for the demo")
     if folder.is_dir() and any(folder.iterdir()):
-        known = {"bank", "films", "model.safetensors", "model.json", "report.html", "report.json"}
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in known)
-        if strange:
-            raise InputError(folder, f"holds {strange[0]}, which is no demo's", "name a new folder")
+        if not (folder / _MARK).is_file():
+            first = min(p.name for p in folder.iterdir())
+            raise InputError(folder, f"holds {first}, which is no demo's", "name a new folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).write_text("Made by 'osteoprint demo', which replaces this folder.\n")
