@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 import trimesh
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -225,7 +226,7 @@ def _(here: Path, world: Path) -> list[str]:
 def _(here: Path, world: Path) -> list[str]:
     grid = np.zeros((40, 40, 40), np.float32)
     grid[3, 3, 3] = np.nan
-    write_volume(Volume(grid, np.eye(4)), here / "nan.nrrd")
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(grid), here / "nan.nrrd")
     return ingest(here / "nan.nrrd", world)
 
 

@@ -152,8 +152,9 @@ def reconstruct(
     lines = [f"{out}: the shape of {record.name}", *(f"warning: {w}" for w in warnings)]
     if uncertainty:
         lines.append(
-            f"a nearest match is off by {uncertainty['median']:.2f} mm (RMS), "
-            f"95 % by less than {uncertainty['p95']:.2f} mm"
+            f"for a bone that is not in the bank, a nearest match is off by "
+            f"{uncertainty['median']:.2f} mm (RMS, median; 95 % by less than "
+            f"{uncertainty['p95']:.2f} mm)"
         )
     answer(values, lines, as_json=as_json)
 
