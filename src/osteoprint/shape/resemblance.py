@@ -2,8 +2,9 @@
 
 Training a network to put bones of like shape side by side needs the RMS between all pairs
 of hundreds of bones. Aligning and measuring each pair properly takes a quarter of a second;
-here the points of every pair of *kinds* are matched once, with both bones brought to one
-box, and a pair then costs a few rounds of point-to-plane least squares on those matches.
+here the same points are found once on every bone, all brought to one box, and a pair then
+costs a few rounds of point-to-plane least squares. Points that slid along the surface do
+not matter, because only the distance across it counts.
 """
 
 from __future__ import annotations
@@ -21,37 +22,33 @@ Floats = NDArray[np.float64]
 
 # A normal that points elsewhere counts like this distance, as a share of the bone's length:
 # keeps the front of a shaft from being matched with its back.
-_NORMAL_WEIGHT = 0.026
-_DENSE = 8000
+_NORMAL_WEIGHT = 0.05
+_DENSE = 20_000
 
 
 @dataclass(frozen=True, eq=False)
 class Resemblance:
-    """Bones with their points matched to one another, ready to be compared.
+    """The same points on every bone, ready to be compared.
 
     Attributes
     ----------
-    points, normals : (bones, n, 3) samples spread evenly over each surface; mm, unit.
-    partners, partner_normals : (bones, bones, n, 3): of bone j, the places that match the
-        points of bone i.
+    points, normals : (bones, n, 3) mm and unit length, in the bones' anatomical frames.
     """
 
     points: Floats
     normals: Floats
-    partners: Floats
-    partner_normals: Floats
 
     @classmethod
     def of(
         cls, surfaces: Sequence[trimesh.Trimesh], *, points: int = 800, seed: int = 0
     ) -> Resemblance:
-        """Match the points of every two surfaces.
+        """Find points spread evenly over the most average surface on all the others.
 
         Parameters
         ----------
         surfaces : closed surfaces in their anatomical frames (mm), the same kind and side.
         points : how many points of each bone are compared.
-        seed : where on the surfaces they lie.
+        seed : where on the surface they lie.
         """
         samples, normals = [], []
         for surface in surfaces:
@@ -64,16 +61,12 @@ class Resemblance:
             np.hstack([p / box * mean, n * _NORMAL_WEIGHT * mean[0]])
             for p, n, box in zip(samples, normals, boxes, strict=True)
         ]
-        trees = [cKDTree(f) for f in features]
-        count = len(samples)
-        partners = np.empty((count, count, points, 3))
-        partner_normals = np.empty_like(partners)
-        for i in range(count):
-            for j in range(count):
-                match = trees[j].query(features[i][:points])[1]
-                partners[i, j], partner_normals[i, j] = samples[j][match], normals[j][match]
-        first = np.array([s[:points] for s in samples]), np.array([n[:points] for n in normals])
-        return cls(*first, partners, partner_normals)
+        template = features[int(np.abs(boxes - mean).sum(axis=1).argmin())][:points]
+        match = [cKDTree(f).query(template)[1] for f in features]
+        return cls(
+            np.array([s[m] for s, m in zip(samples, match, strict=True)]),
+            np.array([n[m] for n, m in zip(normals, match, strict=True)]),
+        )
 
     def rms_mm(self, bones: NDArray[np.int64], stretches: Floats) -> Floats:
         """(v, v) symmetric RMS in mm between v bones, zero on the diagonal.
@@ -87,8 +80,7 @@ class Resemblance:
         one_way = np.zeros((len(bones), len(bones)))
         _all_pairs(
             self.points,
-            self.partners,
-            self.partner_normals,
+            self.normals,
             np.asarray(bones, dtype=np.int64),
             np.asarray(stretches, dtype=np.float64),
             one_way,
@@ -97,7 +89,7 @@ class Resemblance:
 
 
 @nb.njit(parallel=True, cache=True)
-def _all_pairs(points, partners, partner_normals, bones, stretches, out):  # type: ignore[no-untyped-def]
+def _all_pairs(points, normals, bones, stretches, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with the mean squared point-to-plane distance of every ordered pair."""
     for v in nb.prange(len(bones)):
         for w in range(len(bones)):
@@ -105,8 +97,8 @@ def _all_pairs(points, partners, partner_normals, bones, stretches, out):  # typ
                 out[v, w] = _mean_square(
                     points[bones[v]],
                     stretches[v],
-                    partners[bones[v], bones[w]],
-                    partner_normals[bones[v], bones[w]],
+                    points[bones[w]],
+                    normals[bones[w]],
                     stretches[w],
                 )
 
