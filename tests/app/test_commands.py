@@ -43,7 +43,8 @@ def films(world: Path) -> list[Path]:
 
 def test_identify(world, capsys):
     answer = ask(capsys, "identify", *films(world), "--bank", world / "bank", "--top", 2)
-    assert set(answer) == {"matches", "in_bank", "threshold", "model"}
+    assert set(answer) == {"matches", "in_bank", "threshold", "model", "warnings"}
+    assert answer["warnings"] == []
     first, second = answer["matches"]
     assert set(first) == {"id", "name", "individual", "distance", "likelihood_ratio"}
     assert 0 <= first["distance"] <= second["distance"] <= 4

@@ -481,6 +481,61 @@ def _(here: Path, world: Path) -> list[str]:
     return identify(path, world)
 
 
+@case("two films of different sides of the body", "side")
+def _(here: Path, world: Path) -> list[str]:
+    return identify(film(here, world, lambda f: f.update(body_side="left")), world)
+
+
+@case("two films of bones of different length", "AP film")
+def _(here: Path, world: Path) -> list[str]:
+    def change(facts: dict) -> None:
+        facts["pixel_spacing_mm"] = [0.7 * v for v in facts["pixel_spacing_mm"]]
+
+    return identify(film(here, world, change), world)
+
+
+@case("a sidecar that never ends", "JSON")
+def _(here: Path, world: Path) -> list[str]:
+    path = film(here, world)
+    (here / "ap.png.json").write_text("[" * 100_000)
+    return identify(path, world)
+
+
+@case("a DICOM film with a distance below zero", "impossible")
+def _(here: Path, world: Path) -> list[str]:
+    dicom(here / "ap.dcm", 0.0, DistanceSourceToDetector=-1150, ImagerPixelSpacing=[1, 1])
+    return identify(here / "ap.dcm", world)
+
+
+@case("a DICOM film with half a pixel spacing", "impossible")
+def _(here: Path, world: Path) -> list[str]:
+    dicom(here / "ap.dcm", 0.0, ImagerPixelSpacing=[1])
+    return identify(here / "ap.dcm", world)
+
+
+@case("a network for pictures of another size", "192")
+def _(here: Path, world: Path) -> list[str]:
+    return ["train", "--bank", str(world / "bank"), "--out", str(here / "m.safetensors"),
+            "--backbone", "vit_tiny_patch16_224"]  # fmt: skip
+
+
+@case("an output below a file", "file")
+def _(here: Path, world: Path) -> list[str]:
+    (here / "file").write_text("mine")
+    return ["render", "--bank", str(world / "bank"), "--out", str(here / "file/x")]
+
+
+@case("a training for no bank, beside a checkpoint", "no such bank")
+def _(here: Path, world: Path) -> list[str]:
+    (here / "m.checkpoint").write_text("hours of work")
+    return ["train", "--bank", str(here / "none"), "--out", str(here / "m.safetensors")]
+
+
+@case("a new bank for nothing", "does not exist")
+def _(here: Path, world: Path) -> list[str]:
+    return ["ingest", str(here / "nothing.ply"), "--bank", str(here / "new")]
+
+
 @case("a surface format that nobody writes", ".ply")
 def _(here: Path, world: Path) -> list[str]:
     films = [str(world / f"films/{v}.png") for v in ("ap", "ml")]

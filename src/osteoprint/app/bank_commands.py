@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +62,7 @@ def ingest(
     bones: list[dict[str, Any]] = []
     warnings: list[str] = []
     failed: list[str] = []
-    with steps() as progress, Bank.open(bank, write=True, create=True) as opened:
+    with _new_or_old(bank), steps() as progress, Bank.open(bank, write=True, create=True) as opened:
         for index, one in enumerate(source):
             try:
                 intake = take_in(opened, one, settings, progress)
@@ -98,6 +101,23 @@ def ingest(
         say(f"osteoprint: {message}")
     if failed:
         raise typer.Exit(2)
+
+
+@contextmanager
+def _new_or_old(bank: str) -> Iterator[None]:
+    """Take away a bank that this command made, if it holds no bone when the command fails."""
+    from osteoprint.bank.store import Bank
+
+    there = Path(bank).exists()
+    try:
+        yield
+    except InputError:
+        if not there and Path(bank).is_dir():
+            with Bank.open(bank) as opened:
+                empty = not opened.bones()
+            if empty:
+                shutil.rmtree(bank)
+        raise
 
 
 def list_bones(bank: BankOption, as_json: JsonOption = False) -> None:

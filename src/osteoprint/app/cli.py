@@ -59,13 +59,18 @@ def run(arguments: list[str] | None = None) -> int:
         if message:  # without a command there is only the help, which has been printed
             say(f"osteoprint: {message.rstrip('.')}; see --help")
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        say("osteoprint: stopped")
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None or os.environ.get("OSTEOPRINT_DEBUG"):
+            raise
+        say(f"osteoprint: {error.filename}: {error.strerror}; check the path and its rights")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        say("osteoprint: stopped")
+        return 130
     except Exception as error:
         if os.environ.get("OSTEOPRINT_DEBUG"):
             raise

@@ -41,10 +41,10 @@ def identify(
 
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        fingerprint = lookup.fingerprint(ap, ml)
+        query = lookup.look(ap, ml)
         evidence = lookup.calibration()
         matches: list[dict[str, Any]] = []
-        for match in lookup.matches(fingerprint, top):
+        for match in lookup.matches(query, top):
             record = opened.bone(match.bone_id)
             matches.append(
                 {
@@ -68,8 +68,13 @@ def identify(
             "in_bank": in_bank,
             "threshold": evidence.threshold,
             "model": lookup.record.id,
+            "warnings": list(query.warnings),
         },
-        [*lines, f"{verdict} (threshold {evidence.threshold:.4f})"],
+        [
+            *lines,
+            f"{verdict} (threshold {evidence.threshold:.4f})",
+            *(f"warning: {w}" for w in query.warnings),
+        ],
         as_json=as_json,
     )
 
@@ -89,7 +94,7 @@ def verify(
 
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        one, other = lookup.fingerprint(ap, ml), lookup.fingerprint(ap2, ml2)
+        one, other = (lookup.look(a, m).fingerprint for a, m in ((ap, ml), (ap2, ml2)))
         evidence = lookup.calibration()
     distance = float(squared_distance(one, other))
     values = {
@@ -126,12 +131,13 @@ def reconstruct(
     started = time.monotonic()
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        match = lookup.matches(lookup.fingerprint(ap, ml), 1)[0]
+        query = lookup.look(ap, ml)
+        match = lookup.matches(query, 1)[0]
         record = opened.bone(match.bone_id)
         surface = nearest_surface(opened, record)
         uncertainty = lookup.nearest_error_mm()
         evidence = lookup.calibration()
-    warnings = []
+    warnings = list(query.warnings)
     if match.distance > evidence.threshold:
         warnings.append(
             f"no bone of the bank matches; this is the shape of the most similar, {record.name}"

@@ -80,11 +80,11 @@ def train(
     )  # fmt: skip
     check_backbone(backbone, pretrained=pretrained)
     checkpoint = out.with_suffix(".checkpoint")
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            checkpoint.unlink(missing_ok=True)
         frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
         model = train_on(bones, frame, settings, progress, checkpoint=checkpoint)
         save_model(model, out)

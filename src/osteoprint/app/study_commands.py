@@ -40,6 +40,7 @@ def study(
 ) -> None:
     """Train on known bones, ask about unseen ones, and write a report."""
     from osteoprint.bank.store import Bank
+    from osteoprint.fingerprint.encoder import check_backbone
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.report import write_report
@@ -50,8 +51,11 @@ def study(
     )
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
     settings = StudySettings(unseen=names, training=training, seed=seed)
+    check_backbone(backbone)
     with steps() as progress, Bank.open(bank) as opened:
-        result = run_study(load_bones(opened, progress), settings, progress)
+        bones = load_bones(opened, progress)
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out now
+        result = run_study(bones, settings, progress)
         write_report(out, result, title=f"{what.capitalize()} of {Path(bank).name}")
     values = _headline(result) | {"report": str(out / "report.html")}
     answer(values, _lines(values), as_json=as_json)

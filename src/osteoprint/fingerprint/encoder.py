@@ -134,6 +134,18 @@ def check_backbone(name: str, *, pretrained: bool = False) -> None:
 
     if not timm.is_model(name):
         raise ModelError(name, "is no network that timm knows", f'use "{COMPACT}" or a timm name')
+    try:
+        with torch.inference_mode():
+            model = timm.create_model(name, in_chans=2, num_classes=0, global_pool="").eval()
+            features = model(torch.zeros(1, 2, 192, 64))
+    except Exception:  # each network refuses in its own way
+        features = torch.zeros(0)
+    if features.ndim != 4:
+        raise ModelError(
+            name,
+            "does not turn pictures of 192 × 64 pixels into a map of features",
+            f'use "{COMPACT}" or a convolutional network',
+        )
 
 
 def _build_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:

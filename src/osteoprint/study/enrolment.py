@@ -108,7 +108,14 @@ def _calibrate(
     own = np.array([column[b] for b in asked])
     genuine = distance[np.arange(len(asked)), :, own]
     others = distance.copy()
-    others[np.arange(len(asked)), :, own] = np.inf
+    # One person's left and right are nearly alike: neither is a stranger to the other.
+    people = {r.id: r.individual for r in bank.bones()}
+    person = np.array([people[b] for b in fingerprints.bones])
+    for row, bone in enumerate(asked):
+        others[row][:, person == people[bone]] = np.inf
+    if not np.isfinite(others.min(axis=2)).all():
+        result["warnings"].append("one individual alone gives no threshold; enrol more")
+        return result
     # What a film of a bone that is not enrolled would find: the nearest of the others.
     nearest_other = others.min(axis=2)
     groups = np.repeat(np.arange(len(asked)), genuine.shape[1])

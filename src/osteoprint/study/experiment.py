@@ -193,19 +193,26 @@ def train_on(
     progress("Training", 1, 1)
     originals = np.arange(len(bones)) * settings.variants_per_bone
     own_rms = rms_mm[np.ix_(originals, originals)]
-    model.card.figures.update(_nearest_other(model, pictures[originals], own_rms))
+    people = np.array([b.record.individual for b in bones])
+    model.card.figures.update(_nearest_other(model, pictures[originals], own_rms, people))
     return model
 
 
 def _nearest_other(
-    model: Model, pictures: NDArray[np.uint8], rms_mm: NDArray[np.float64]
+    model: Model,
+    pictures: NDArray[np.uint8],
+    rms_mm: NDArray[np.float64],
+    people: NDArray[np.str_],
 ) -> dict[str, float]:
-    """Surface RMS between each bone and the other bone its pictures are nearest to."""
+    """Surface RMS between each bone and the other individual's its pictures are nearest to."""
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
     embedded = model.embed(flat).reshape(*pictures.shape[:2], -1)
     nearest = np.einsum("apd,bvd->apbv", embedded, embedded).max(axis=3)
     index = np.arange(len(pictures))
-    nearest[index, :, index] = -np.inf
+    same_person = people[:, None] == people[None, :]
+    if same_person.all():
+        return {}
+    nearest = np.where(same_person[:, None, :], -np.inf, nearest)
     found = rms_mm[index[:, None], nearest.argmax(axis=2)]
     median, p95 = np.percentile(found, [50, 95])
     return {"nearest median mm": float(median), "nearest p95 mm": float(p95)}

@@ -54,7 +54,11 @@ def read_film(path: Path, view: View) -> Radiograph:
         pixels, facts = _read_dicom(path)
     facts = _with_sidecar(path, facts)
     if facts.view is not None and facts.view != view.value:
-        raise FilmError(path, f"is a {facts.view} film", f"give it in the place of {facts.view}")
+        raise FilmError(
+            path,
+            f"is an {facts.view} film in the place of the {view.value} film",
+            "give AP first, then ML",
+        )
     geometry = _geometry(path, facts, pixels.shape)
     return Radiograph(
         _bone_bright(path, pixels, facts),
@@ -141,13 +145,22 @@ def _read_dicom(path: Path) -> tuple[NDArray[np.float32], Sidecar]:
     slope = float(data.get("RescaleSlope", 1) or 1)
     pixels = pixels * slope + float(data.get("RescaleIntercept", 0) or 0)
     spacing = data.get("ImagerPixelSpacing") or None
+    values = [float(v) for v in np.atleast_1d(np.asarray(spacing, dtype=float))] if spacing else []
+    distances = [
+        float(data.get(tag, 0) or 0)
+        for tag in ("DistanceSourceToDetector", "DistanceSourceToPatient")
+    ]
+    if (spacing and len(values) != 2) or min(distances) < 0:
+        raise FilmError(
+            path, "has an impossible pixel spacing or distance in its header", "export it again"
+        )
     side = {"L": "left", "R": "right"}.get(str(data.get("ImageLaterality", "")).upper())
     photometric = str(data.get("PhotometricInterpretation", ""))
     polarity = {"MONOCHROME1": "bone_dark", "MONOCHROME2": "bone_bright"}.get(photometric)
     facts = {
-        "pixel_spacing_mm": tuple(float(v) for v in spacing) if spacing else None,
-        "sdd_mm": float(data.get("DistanceSourceToDetector", 0) or 0) or None,
-        "sod_mm": float(data.get("DistanceSourceToPatient", 0) or 0) or None,
+        "pixel_spacing_mm": tuple(values) or None,
+        "sdd_mm": distances[0] or None,
+        "sod_mm": distances[1] or None,
         "polarity": polarity,
         "body_side": side,
     }
@@ -160,7 +173,7 @@ def _with_sidecar(path: Path, facts: Sidecar) -> Sidecar:
     if not sidecar.is_file():
         return facts
     try:
-        said = json.loads(sidecar.read_text())
+        said = json.loads(sidecar.read_text(encoding="utf-8-sig"))
         if not isinstance(said, dict):
             raise ValueError("not an object")
         return Sidecar.model_validate({**facts.model_dump(exclude_none=True), **said})
@@ -168,7 +181,7 @@ def _with_sidecar(path: Path, facts: Sidecar) -> Sidecar:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "sidecar"
         raise FilmError(sidecar, f"{where}: {first['msg']}", "correct the sidecar") from None
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         raise FilmError(sidecar, "is not a JSON object", "correct the sidecar") from None
 
 
