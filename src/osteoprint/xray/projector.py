@@ -8,52 +8,63 @@ among the materials as a mixture of its two neighbours in the table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from osteoprint.ct.volume import Volume
 from osteoprint.xray.camera import Camera
-from osteoprint.xray.materials import AIR_HU, BODY, MaterialTable
+from osteoprint.xray.materials import AIR_HU
+from osteoprint.xray.traced import CELLS, PLANES, TracedVolume, prepare
+
+__all__ = ["Rays", "TracedVolume", "path_lengths", "path_lengths_reference", "prepare", "rays"]
+
+# Rays of neighbouring pixels read the same voxels: so many rows are traced together.
+_ROWS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class TracedVolume:
-    """A scan made ready for tracing: cropped to what is not air, wrapped in one voxel of air.
+class Rays(NamedTuple):
+    """All rays of an image in grid axes turned so that the main axis comes last.
 
     Attributes
     ----------
-    grids : three copies of the padded grid, (a, b, n) float32 HU, whose last axis is the
-        scan's axis 0, 1 and 2: a ray reads along the axis it runs along.
-    world_to_grid : (4, 4) LPS mm -> index in the padded grid (axes as in the scan).
-    materials : how HU are read.
+    axis : 0, 1 or 2, the scan's axis most parallel to the beam.
+    start, step_row, step_column : (3,) pixel (0, 0) and the steps to the next pixels.
+    source : (3,) the source, or the direction of the rays of a parallel beam.
+    parallel : whether the beam is parallel.
+    to_mm : (3, 3) a step in these axes -> LPS mm.
     """
 
-    grids: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-    world_to_grid: NDArray[np.float64]
-    materials: MaterialTable
+    axis: int
+    start: NDArray[np.float64]
+    step_row: NDArray[np.float64]
+    step_column: NDArray[np.float64]
+    source: NDArray[np.float64]
+    parallel: bool
+    to_mm: NDArray[np.float64]
 
 
-def prepare(volume: Volume, materials: MaterialTable = BODY) -> TracedVolume:
-    """Make a scan ready for :func:`path_lengths`; do it once per scan.
-
-    Everything within 1 HU of air counts as empty and is cropped away at the border.
-    """
-    filled = volume.volume_hu > AIR_HU + 1.0
-    lows, highs = [], []
-    for axis in range(3):
-        hit = np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis)))
-        lows.append(int(hit[0]) if hit.size else 0)
-        highs.append(int(hit[-1]) + 1 if hit.size else 1)
-    cropped = volume.crop((lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2]))
-    padded = np.pad(cropped.volume_hu.astype(np.float32), 1, constant_values=AIR_HU)
-    np.maximum(padded, AIR_HU, out=padded)
-    shift = np.eye(4)
-    shift[:3, 3] = 1.0
-    grids = tuple(np.ascontiguousarray(np.moveaxis(padded, axis, 2)) for axis in range(3))
-    return TracedVolume((grids[0], grids[1], grids[2]), shift @ cropped.world_to_voxel, materials)
+def rays(traced: TracedVolume, camera: Camera) -> Rays:
+    """Where the rays of an image run through a scan."""
+    matrix = traced.world_to_grid
+    first, step_row, step_column = camera.detector_plane()
+    beam = matrix[:3, :3] @ camera.camera_to_world[:3, 2]
+    axis = int(np.argmax(np.abs(beam)))
+    order = [a for a in range(3) if a != axis] + [axis]
+    source = beam
+    if not camera.is_parallel:
+        source = matrix[:3, :3] @ camera.camera_to_world[:3, 3] + matrix[:3, 3]
+    return Rays(
+        axis,
+        (matrix[:3, :3] @ first + matrix[:3, 3])[order],
+        (matrix[:3, :3] @ step_row)[order],
+        (matrix[:3, :3] @ step_column)[order],
+        source[order],
+        camera.is_parallel,
+        np.ascontiguousarray(np.linalg.inv(matrix)[:3, :3][:, order]),
+    )
 
 
 def path_lengths(traced: TracedVolume, camera: Camera) -> NDArray[np.float32]:
@@ -61,70 +72,96 @@ def path_lengths(traced: TracedVolume, camera: Camera) -> NDArray[np.float32]:
 
     M counts the table's materials; air is left out. A source inside the scan is treated
     as if the ray began behind it, at the scan's far side.
+
+    Parameters
+    ----------
+    traced : the scan, from :func:`prepare`.
+    camera : where source and detector are.
+
+    Raises
+    ------
+    ValueError : the table has more than 7 materials.
     """
-    axis, start, step_row, step_column, source = _rays_in_grid(traced, camera)
-    grid = traced.grids[axis]
-    knots = traced.materials.knots_hu()
-    grid_to_world = np.linalg.inv(traced.world_to_grid)[:3, :3]
-    order = [a for a in range(3) if a != axis] + [axis]
+    lines = rays(traced, camera)
     rows, columns = camera.geometry.rows, camera.geometry.columns
-    out = np.zeros((rows, len(knots) - 1, columns), dtype=np.float32)
-    _trace(
-        grid,
-        np.ascontiguousarray(grid_to_world[:, order]),
-        start[order],
-        step_row[order],
-        step_column[order],
-        source[order],
-        camera.is_parallel,
-        knots,
-        out,
-    )
-    return np.ascontiguousarray(out.transpose(1, 0, 2))
+    low, width = _slots(traced)
+    materials = len(traced.materials.materials)
+    trace = _tracer(4 if materials <= 3 else 8)
+    out = np.zeros((materials, rows, columns), dtype=np.float32)
+    reach = block_reach(lines, rows, columns)
+    for layout in traced.layouts(lines.axis):
+        trace(
+            layout.packed,
+            traced.marks(lines.axis, layout, reach),
+            *_in_slab(lines, layout.first_plane),
+            low,
+            width,
+            nb.get_num_threads(),
+            out,
+        )
+    return out
 
 
 def path_lengths_reference(traced: TracedVolume, camera: Camera) -> NDArray[np.float64]:
     """:func:`path_lengths` written plainly in numpy: slow, readable, the one to trust."""
     from scipy.ndimage import map_coordinates
 
-    axis, start, step_row, step_column, source = _rays_in_grid(traced, camera)
-    grid = np.moveaxis(traced.grids[axis], 2, axis)
-    grid_to_world = np.linalg.inv(traced.world_to_grid)[:3, :3]
+    lines = rays(traced, camera)
+    grid = np.pad(traced.volume_hu.astype(np.float64), 1, constant_values=AIR_HU)
+    grid = np.maximum(np.moveaxis(grid, lines.axis, 2), AIR_HU)
     r, c = np.meshgrid(
         np.arange(camera.geometry.rows), np.arange(camera.geometry.columns), indexing="ij"
     )
-    pixel = start + r[..., None] * step_row + c[..., None] * step_column
-    direction = np.broadcast_to(source, pixel.shape) if camera.is_parallel else pixel - source
-    per_plane = direction / direction[..., axis : axis + 1]
-    step_mm = np.linalg.norm(per_plane @ grid_to_world.T, axis=-1)
+    pixel = lines.start + r[..., None] * lines.step_row + c[..., None] * lines.step_column
+    if lines.parallel:
+        direction = np.broadcast_to(lines.source, pixel.shape)
+    else:
+        direction = pixel - lines.source
+    per_plane = direction / direction[..., 2:]
+    step_mm = np.linalg.norm(per_plane @ lines.to_mm.T, axis=-1)
     total = np.zeros((*r.shape, len(traced.materials.materials)))
-    for plane in range(grid.shape[axis]):
-        point = pixel + (plane - pixel[..., axis])[..., None] * per_plane
+    for plane in range(grid.shape[2]):
+        point = pixel + (plane - pixel[..., 2])[..., None] * per_plane
         hu = map_coordinates(grid, np.moveaxis(point, -1, 0), order=1, mode="constant", cval=AIR_HU)
-        total += traced.materials.fractions(hu.astype(np.float64))
+        total += traced.materials.fractions(hu)
     return np.moveaxis(total * step_mm[..., None], -1, 0)
 
 
-def _rays_in_grid(
-    traced: TracedVolume, camera: Camera
-) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Main axis, pixel (0, 0), row step, column step and source, all in grid indices.
+def block_reach(lines: Rays, rows: int, columns: int) -> tuple[int, int]:
+    """How many blocks a ray may stray along a and b within half of PLANES planes."""
+    r, c = np.array([0, 0, rows - 1, rows - 1]), np.array([0, columns - 1, 0, columns - 1])
+    pixel = lines.start + r[:, None] * lines.step_row + c[:, None] * lines.step_column
+    direction = lines.source[None] if lines.parallel else pixel - lines.source
+    slopes = np.abs(direction[:, :2] / direction[:, 2:]).max(axis=0)
+    far = np.ceil(np.minimum(slopes, 1e3) * (PLANES / 2) / CELLS).astype(int)
+    return max(int(far[0]), 1), max(int(far[1]), 1)
 
-    For a parallel beam the last one is the direction of the rays instead of a point.
+
+def _slots(traced: TracedVolume) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(8,) float32 each: where each material's range of stored values begins, and its width.
+
+    The slot after the last material holds what lies above it; the rest are out of reach.
     """
-    matrix = traced.world_to_grid
-    first, step_row, step_column = camera.detector_plane()
-    beam = matrix[:3, :3] @ camera.camera_to_world[:3, 2]
-    axis = int(np.argmax(np.abs(beam)))
-    start = matrix[:3, :3] @ first + matrix[:3, 3]
-    source = beam
-    if not camera.is_parallel:
-        source = matrix[:3, :3] @ camera.camera_to_world[:3, 3] + matrix[:3, 3]
-    return axis, start, matrix[:3, :3] @ step_row, matrix[:3, :3] @ step_column, source
+    knots = (traced.materials.knots_hu() - np.float32(AIR_HU)) * traced.quanta_per_hu
+    if len(knots) > 8:
+        raise ValueError("a table of more than 7 materials cannot be traced")
+    low = np.full(8, 1e9, np.float32)
+    width = np.full(8, 1e9, np.float32)
+    low[: len(knots)] = knots
+    width[: len(knots) - 1] = np.diff(knots)
+    return low, width
+
+
+def _in_slab(lines: Rays, first_plane: int) -> tuple[Any, ...]:
+    """What the tracers want to know of the rays, with planes counted from the slab's first."""
+    back = np.array([0.0, 0.0, first_plane])
+    source = lines.source if lines.parallel else lines.source - back
+    start = lines.start - back
+    return start, lines.step_row, lines.step_column, source, lines.parallel, lines.to_mm
 
 
 @nb.njit(cache=True)
-def _clip_planes(low, high, offset, slope, limit):  # type: ignore[no-untyped-def]
+def clip_planes(low, high, offset, slope, limit):  # type: ignore[no-untyped-def]
     """Narrow planes [low, high] to those where 0 <= offset + slope * plane <= limit."""
     if abs(slope) < 1e-9:
         return (low, high) if 0.0 <= offset <= limit else (1.0, 0.0)
@@ -133,57 +170,155 @@ def _clip_planes(low, high, offset, slope, limit):  # type: ignore[no-untyped-de
     return max(low, min(t0, t1)), min(high, max(t0, t1))
 
 
-@nb.njit(parallel=True, fastmath=True, cache=True)
-def _trace(grid, grid_to_world, start, step_row, step_column, source, parallel, knots, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` (rows, M, columns); all vectors are in grid axes (a, b, n)."""
-    count_a, count_b, count_n = grid.shape
-    rows, n_materials, columns = out.shape
-    for row in nb.prange(rows):
-        for column in range(columns):
-            pa = start[0] + row * step_row[0] + column * step_column[0]
-            pb = start[1] + row * step_row[1] + column * step_column[1]
-            pn = start[2] + row * step_row[2] + column * step_column[2]
-            if parallel:
-                da, db, dn = source[0], source[1], source[2]
-            else:
-                da, db, dn = pa - source[0], pb - source[1], pn - source[2]
-            slope_a, slope_b = da / dn, db / dn
-            offset_a, offset_b = pa - pn * slope_a, pb - pn * slope_b
-            # The outermost voxels are air: rays may stop half a cell short of the border.
-            low, high = _clip_planes(0.0, count_n - 1.0, offset_a, slope_a, count_a - 1.001)
-            low, high = _clip_planes(low, high, offset_b, slope_b, count_b - 1.001)
-            first = int(np.ceil(low))
-            last = int(np.floor(high))
-            if last < first:
-                continue
-            length2 = 0.0
-            for axis in range(3):
-                w = (
-                    grid_to_world[axis, 0] * slope_a
-                    + grid_to_world[axis, 1] * slope_b
-                    + grid_to_world[axis, 2]
-                )
-                length2 += w * w
-            step_mm = np.float32(np.sqrt(length2))
-            for plane in range(first, last + 1):
-                a = offset_a + slope_a * plane
-                b = offset_b + slope_b * plane
-                ia, ib = int(a), int(b)
-                fa, fb = np.float32(a - ia), np.float32(b - ib)
-                v00 = grid[ia, ib, plane]
-                v01 = grid[ia, ib + 1, plane]
-                v10 = grid[ia + 1, ib, plane]
-                v11 = grid[ia + 1, ib + 1, plane]
-                low_row = v00 + fb * (v01 - v00)
-                hu = low_row + fa * (v10 + fb * (v11 - v10) - low_row)
-                if hu <= knots[0]:
-                    continue
-                m = 0
-                while m < n_materials - 1 and hu >= knots[m + 1]:
-                    m += 1
-                share = (hu - knots[m]) / (knots[m + 1] - knots[m])
-                out[row, m, column] += share
-                if m > 0 and share < 1.0:
-                    out[row, m - 1, column] += np.float32(1.0) - share
-            for m in range(n_materials):
-                out[row, m, column] *= step_mm
+@nb.njit(cache=True)
+def line_of(row, column, start, step_row, step_column, source, parallel):  # type: ignore[no-untyped-def]
+    """A pixel's ray: a and b at plane 0, and their change per plane."""
+    pa = start[0] + row * step_row[0] + column * step_column[0]
+    pb = start[1] + row * step_row[1] + column * step_column[1]
+    pn = start[2] + row * step_row[2] + column * step_column[2]
+    if parallel:
+        da, db, dn = source[0], source[1], source[2]
+    else:
+        da, db, dn = pa - source[0], pb - source[1], pn - source[2]
+    slope_a, slope_b = da / dn, db / dn
+    return pa - pn * slope_a, slope_a, pb - pn * slope_b, slope_b
+
+
+@nb.njit(cache=True)
+def next_span(marks, first, last, offset_a, slope_a, offset_b, slope_b):  # type: ignore[no-untyped-def]
+    """The next run of planes within [first, last] that is not all air: (begin, end), end outside.
+
+    Its length is a multiple of PLANES where the range allows: whole vectors are read.
+    ``begin`` exceeds ``last`` where nothing is left.
+    """
+    begin = last + 1
+    end = last + 1
+    block = first // PLANES
+    while block * PLANES <= last:
+        middle = min(max(block * PLANES + 0.5 * (PLANES - 1), first), last)
+        a = int(offset_a + slope_a * middle) // CELLS
+        b = int(offset_b + slope_b * middle) // CELLS
+        if marks[a, b, block]:
+            if begin > last:
+                begin = max(first, block * PLANES)
+        elif begin <= last:
+            end = block * PLANES
+            break
+        block += 1
+    if begin <= last:
+        end = min(begin + (end - begin + PLANES - 1) // PLANES * PLANES, last + 1)
+        begin = max(first, end - (end - begin + PLANES - 1) // PLANES * PLANES)
+    return begin, end
+
+
+@lru_cache(maxsize=2)
+def _tracer(slots: int):  # type: ignore[no-untyped-def]
+    """Compile a tracer for tables of up to ``slots`` - 1 materials: 3, or as many as 7.
+
+    The number is fixed when compiling, so that sums that nobody asks for cost nothing.
+    """
+    more = slots > 4
+
+    @nb.njit(fastmath=True, error_model="numpy", cache=True)
+    def read(cells, base, strides, a0, slope_a, b0, slope_b, count, low, width):  # type: ignore[no-untyped-def]
+        """Sums over ``count`` planes of how far the values reach into each slot's range.
+
+        Written for the compiler's vectoriser: no branch, 32-bit indices, nothing stored.
+        """
+        zero, half, bits = np.float32(0.0), np.uint32(0xFFFF), np.uint32(16)
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        l1, l2, l3 = low[1], low[2], low[3]
+        w0, w1, w2, w3 = width[0], width[1], width[2], width[3]
+        l4, l5, l6, l7 = low[4], low[5], low[6], low[7]
+        w4, w5, w6, w7 = width[4], width[5], width[6], width[7]
+        step_a, step_b, row = np.int32(strides[0]), np.int32(strides[1]), np.uint64(strides[0])
+        for n in range(np.int32(count)):
+            plane = np.float32(np.int32(n))
+            a, b = a0 + slope_a * plane, b0 + slope_b * plane
+            ia, ib = np.int32(a), np.int32(b)
+            fa, fb = a - np.float32(ia), b - np.float32(ib)
+            near = np.int32(np.int32(ia * step_a) + np.int32(ib * step_b)) + np.int32(n)
+            index = np.uint64(np.uint32(near)) + base
+            p, q = cells[index], cells[index + row]
+            v00, v01 = np.float32(np.int32(p & half)), np.float32(np.int32(p >> bits))
+            v10, v11 = np.float32(np.int32(q & half)), np.float32(np.int32(q >> bits))
+            near_a = v00 + fb * (v01 - v00)
+            value = near_a + fa * (v10 + fb * (v11 - v10) - near_a)
+            s0 += min(value, w0)
+            s1 += min(max(value - l1, zero), w1)
+            s2 += min(max(value - l2, zero), w2)
+            s3 += min(max(value - l3, zero), w3)
+            if more:
+                s4 += min(max(value - l4, zero), w4)
+                s5 += min(max(value - l5, zero), w5)
+                s6 += min(max(value - l6, zero), w6)
+                s7 += min(max(value - l7, zero), w7)
+        return s0, s1, s2, s3, s4, s5, s6, s7
+
+    @nb.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
+    def trace(  # type: ignore[no-untyped-def]
+        packed,
+        marks,
+        start,
+        step_row,
+        step_column,
+        source,
+        parallel,
+        to_mm,
+        low,
+        width,
+        threads,
+        out,
+    ):
+        """Add to ``out`` (M, rows, columns) the mm of each material."""
+        count_a, count_b, count_n = packed.shape
+        strides = (count_b * count_n, count_n)
+        cells = packed.reshape(packed.size)
+        materials, rows, columns = out.shape
+        blocks = (rows + _ROWS - 1) // _ROWS
+        share = (blocks + threads - 1) // threads
+        for job in nb.prange(share * threads):
+            # Neighbouring blocks go to different threads, since the bone is in the middle.
+            block = (job % share) * threads + job // share
+            for row in range(block * _ROWS, min((block + 1) * _ROWS, rows)):
+                for column in range(columns):
+                    oa, sa, ob, sb = line_of(
+                        row, column, start, step_row, step_column, source, parallel
+                    )
+                    near, far = clip_planes(0.0, count_n - 1.0, oa, sa, count_a - 1.001)
+                    near, far = clip_planes(near, far, ob, sb, count_b - 1.001)
+                    first, last = int(np.ceil(near)), int(np.floor(far))
+                    if last < first:
+                        continue
+                    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)
+                    while first <= last:
+                        begin, end = next_span(marks, first, last, oa, sa, ob, sb)
+                        if begin > last:
+                            break
+                        s0, s1, s2, s3, s4, s5, s6, s7 = read(
+                            cells, np.uint64(begin), strides,
+                            np.float32(oa + sa * begin), np.float32(sa),
+                            np.float32(ob + sb * begin), np.float32(sb),
+                            end - begin, low, width,
+                        )  # fmt: skip
+                        t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
+                        if more:
+                            t4, t5, t6, t7 = t4 + s4, t5 + s5, t6 + s6, t7 + s7
+                        first = end
+                    if t0 == 0.0:
+                        continue
+                    x = to_mm[0, 0] * sa + to_mm[0, 1] * sb + to_mm[0, 2]
+                    y = to_mm[1, 0] * sa + to_mm[1, 1] * sb + to_mm[1, 2]
+                    z = to_mm[2, 0] * sa + to_mm[2, 1] * sb + to_mm[2, 2]
+                    step_mm = np.float32(np.sqrt(x * x + y * y + z * z))
+                    totals = (t0, t1, t2, t3, t4, t5, t6, t7)
+                    last_m = materials - 1
+                    for m in range(materials):
+                        # What reaches into the next range is that material's, except above
+                        # the last, which only gets denser.
+                        next_up = totals[m + 1] / width[min(m + 1, last_m)]
+                        mine = totals[m] / width[m]
+                        mine += next_up if m == last_m else -next_up
+                        out[m, row, column] += mine * step_mm
+
+    return trace
