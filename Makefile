@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism
 
 setup: $(VENV)/.installed
 
@@ -53,3 +53,6 @@ clean:
 
 bench-axes: $(VENV)/.installed
 	$(BIN)/python benchmarks/frames.py
+
+bench-realism: $(VENV)/.installed
+	$(BIN)/python benchmarks/realism.py

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -16,6 +17,7 @@ from osteoprint.frames import Side, View
 from osteoprint.xray.camera import Camera, Geometry
 from osteoprint.xray.materials import MaterialTable
 from osteoprint.xray.projector import TracedVolume, path_lengths
+from osteoprint.xray.spectrum import Beam, attenuation
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,27 @@ def line_integrals(
     return np.asarray(np.tensordot(mu, lengths_mm, axes=1), dtype=np.float32)
 
 
+def transmission(
+    lengths_mm: NDArray[np.float32], materials: MaterialTable, beam: Beam
+) -> NDArray[np.float32]:
+    """(M, rows, columns) path lengths in mm -> (rows, columns) share of the signal that is left.
+
+    The sum over the beam's energies of weight x exp(-sum over the materials of mu x length):
+    soft photons go first, so that thick parts look thinner than they are (beam hardening).
+    One at a pixel with nothing in its way.
+    """
+    if lengths_mm.shape[0] != len(materials.materials):
+        raise ValueError(
+            f"{lengths_mm.shape[0]} path lengths, {len(materials.materials)} materials"
+        )
+    shape = lengths_mm.shape[1:]
+    flat = np.ascontiguousarray(lengths_mm, dtype=np.float32).reshape(len(lengths_mm), -1)
+    out = np.empty(flat.shape[1], dtype=np.float32)
+    weights = np.array(beam.weights, dtype=np.float32)
+    _transmit(flat, attenuation(materials, beam.energies_kev), weights, out)
+    return out.reshape(shape)
+
+
 def expose(
     traced: TracedVolume,
     camera: Camera,
@@ -70,3 +93,25 @@ def expose(
     if blur_px > 0:
         image = gaussian_filter(image, blur_px, mode="nearest")
     return Radiograph(image, camera.geometry, view, side, "simulated")
+
+
+# Pixels that are worked on together: their sums stay in the fastest cache.
+_RUN = 256
+
+
+@nb.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
+def _transmit(lengths, mu, weights, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` (P,) from lengths (M, P), mu (E, M) and weights (E,)."""
+    pixels = lengths.shape[1]
+    for run in nb.prange((pixels + _RUN - 1) // _RUN):
+        first = run * _RUN
+        count = min(_RUN, pixels - first)
+        total = np.zeros(_RUN, np.float32)
+        for e in range(mu.shape[0]):
+            for p in range(count):
+                depth = np.float32(0.0)
+                for m in range(mu.shape[1]):
+                    depth += mu[e, m] * lengths[m, first + p]
+                total[p] += weights[e] * np.exp(-depth)
+        for p in range(count):
+            out[first + p] = total[p]
