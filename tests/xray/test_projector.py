@@ -107,6 +107,75 @@ def test_fast_and_reference_agree_on_noise(geometry):
         assert slow.max() > 5
 
 
+def table(count: int) -> MaterialTable:
+    """As many materials, 400 HU apart from 0 HU."""
+    return MaterialTable(
+        tuple(
+            Material(f"material {m}", 400.0 * m, 1.0, tuple(SOFT_TISSUE.items()))
+            for m in range(count)
+        )
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_any_table_in_one_pass_and_any_type_of_grid(count, dtype):
+    rng = np.random.default_rng(11)
+    grid = rng.uniform(-1100, 4000, (40, 50, 37)).astype(dtype)
+    traced = prepare(Volume(grid, np.diag([1.0, 1.0, 1.0, 1.0])), table(count))
+    world = rigid(np.eye(3), np.array([20.0, 25.0, 18.0]))
+    camera = view_camera(world, View.AP, Side.RIGHT, CONE, Pose(20.0, 10.0, 5.0))
+    fast, slow = path_lengths(traced, camera), path_lengths_reference(traced, camera)
+    assert fast.shape == (count, 90, 70)
+    np.testing.assert_allclose(fast, slow, atol=1e-3 * slow.max())
+
+
+def test_more_materials_than_can_be_traced_are_refused():
+    traced = prepare(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)), table(8))
+    with pytest.raises(ValueError, match="7 materials"):
+        path_lengths(traced, view_camera(np.eye(4), View.AP, Side.RIGHT, CONE))
+
+
+def test_a_scan_turned_in_slabs_gives_the_same_as_one_turned_whole():
+    rng = np.random.default_rng(2)
+    grid = np.where(rng.random((150, 140, 160)) < 0.05, 1500, -1000).astype(np.int16)
+    volume = Volume(grid, np.diag([0.5, 0.5, 0.5, 1.0]))
+    world = rigid(np.eye(3), np.array([37.0, 35.0, 40.0]))
+    whole, slabs = prepare(volume, TWO), prepare(volume, TWO, cache_mb=3.0)
+    for view in View:
+        camera = view_camera(world, view, Side.RIGHT, CONE, Pose(7.0, 12.0, 9.0))
+        a, b = path_lengths(whole, camera), path_lengths(slabs, camera)
+        assert len(list(slabs.layouts(0))) > 2
+        np.testing.assert_allclose(a, b, atol=1e-4 * a.max())
+
+
+def test_air_between_things_is_skipped_and_nothing_else():
+    """Specks far apart: every one is found, wherever it lies among the blocks."""
+    rng = np.random.default_rng(4)
+    grid = np.full((90, 100, 110), -1000.0, np.float32)
+    grid[tuple(rng.integers(0, n, 60) for n in grid.shape)] = 1000.0
+    grid[[0, 89], [0, 99], [0, 109]] = 1000.0
+    traced = prepare(Volume(grid, np.eye(4)), ONE)
+    world = rigid(np.eye(3), np.array([45.0, 50.0, 55.0]))
+    for geometry in (CONE, PARALLEL):
+        for pose in (Pose(), Pose(30.0, 25.0, 35.0), Pose(45.0, 0.0, 44.0)):
+            camera = view_camera(world, View.ML, Side.RIGHT, geometry, pose)
+            fast, slow = path_lengths(traced, camera), path_lengths_reference(traced, camera)
+            np.testing.assert_allclose(fast, slow, atol=2e-3)
+            assert slow.max() > 0.1  # a speck is a cell wide: something is seen
+
+
+def test_a_scan_can_be_sent_to_another_process():
+    import pickle
+
+    traced = prepare(sphere(10.0, (1.0, 1.0, 1.0)), ONE)
+    camera = view_camera(np.eye(4), View.AP, Side.RIGHT, CONE)
+    before = path_lengths(traced, camera)
+    sent = pickle.loads(pickle.dumps(traced))
+    assert not sent.kept.by_axis
+    np.testing.assert_array_equal(path_lengths(sent, camera), before)
+
+
 def test_materials_share_a_mixture_and_denser_than_the_last_counts_more():
     shares = TWO.fractions(np.array([-1000.0, -500.0, 0.0, 250.0, 1000.0, 1500.0]))
     np.testing.assert_allclose(

@@ -9,7 +9,7 @@ among the materials as a mixture of its two neighbours in the table.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 
 from osteoprint.xray.camera import Camera
 from osteoprint.xray.materials import AIR_HU
-from osteoprint.xray.traced import CELLS, PLANES, TracedVolume, prepare
+from osteoprint.xray.traced import CELLS, PLANES, Layout, TracedVolume, prepare
+from osteoprint.xray.vectors import widest_vectors
 
 __all__ = ["Rays", "TracedVolume", "path_lengths", "path_lengths_reference", "prepare", "rays"]
 
-# Rays of neighbouring pixels read the same voxels: so many rows are traced together.
-_ROWS = 8
+# Rays of neighbouring pixels read the same voxels: so many rows and columns go together.
+_TILE = (16, 32)
+
+
+Vector = NDArray[np.float64]
+# Pixel (0, 0), row step, column step, source or direction, and whether that is a direction.
+Beam = tuple[Vector, Vector, Vector, Vector, bool]
 
 
 class Rays(NamedTuple):
@@ -90,15 +96,11 @@ def path_lengths(traced: TracedVolume, camera: Camera) -> NDArray[np.float32]:
     out = np.zeros((materials, rows, columns), dtype=np.float32)
     reach = block_reach(lines, rows, columns)
     for layout in traced.layouts(lines.axis):
-        trace(
-            layout.packed,
-            traced.marks(lines.axis, layout, reach),
-            *_in_slab(lines, layout.first_plane),
-            low,
-            width,
-            nb.get_num_threads(),
-            out,
-        )
+        marks = traced.marks(lines.axis, layout, reach)
+        beam = beam_in(lines, layout)
+        threads = nb.get_num_threads()
+        dense = bool(layout.marks.all())
+        trace(layout.packed, marks, dense, beam, lines.to_mm, low, width, threads, out)
     return out
 
 
@@ -152,12 +154,11 @@ def _slots(traced: TracedVolume) -> tuple[NDArray[np.float32], NDArray[np.float3
     return low, width
 
 
-def _in_slab(lines: Rays, first_plane: int) -> tuple[Any, ...]:
-    """What the tracers want to know of the rays, with planes counted from the slab's first."""
-    back = np.array([0.0, 0.0, first_plane])
+def beam_in(lines: Rays, layout: Layout) -> Beam:
+    """What a tracer wants to know of the rays, with planes counted from the layout's first."""
+    back = np.array([0.0, 0.0, layout.first_plane])
     source = lines.source if lines.parallel else lines.source - back
-    start = lines.start - back
-    return start, lines.step_row, lines.step_column, source, lines.parallel, lines.to_mm
+    return lines.start - back, lines.step_row, lines.step_column, source, lines.parallel
 
 
 @nb.njit(cache=True)
@@ -211,6 +212,45 @@ def next_span(marks, first, last, offset_a, slope_a, offset_b, slope_b):  # type
     return begin, end
 
 
+@nb.njit(cache=True)
+def _range_of(line_1, line_2, line_3, line_4, part, near, far, limit):  # type: ignore[no-untyped-def]
+    """Lowest and highest index that four rays reach along a (part 0) or b (part 2)."""
+    low, high = 1e9, -1e9
+    for line in (line_1, line_2, line_3, line_4):
+        for plane in (near, far):
+            at = line[part] + line[part + 1] * plane
+            low, high = min(low, at), max(high, at)
+    return max(int(low), 0), min(int(high) + 1, limit - 1)
+
+
+@nb.njit(cache=True)
+def fetch_ahead(packed, marks, row_0, row_1, column_0, column_1, beam):  # type: ignore[no-untyped-def]
+    """Touch the cells that a tile of rays will read, in order, so that they are at hand.
+
+    A ray by itself waits for memory at every step aside; touched like this, many lines come
+    at once. Returns something made of all of them: kept, lest the compiler drop the loop.
+    """
+    count_a, count_b, count_n = packed.shape
+    start, step_row, step_column, source, parallel = beam
+    one = line_of(row_0, column_0, start, step_row, step_column, source, parallel)
+    two = line_of(row_0, column_1, start, step_row, step_column, source, parallel)
+    three = line_of(row_1, column_0, start, step_row, step_column, source, parallel)
+    four = line_of(row_1, column_1, start, step_row, step_column, source, parallel)
+    touched = np.uint32(0)
+    for block in range(count_n // PLANES):
+        near, far = float(block * PLANES), float((block + 1) * PLANES - 1)
+        a_0, a_1 = _range_of(one, two, three, four, 0, near, far, count_a)
+        b_0, b_1 = _range_of(one, two, three, four, 2, near, far, count_b)
+        if a_0 > a_1 or b_0 > b_1:
+            continue
+        if not marks[(a_0 + a_1) // (2 * CELLS), (b_0 + b_1) // (2 * CELLS), block]:
+            continue
+        for a in range(a_0, a_1 + 1):
+            for b in range(b_0, b_1 + 1):
+                touched ^= packed[a, b, block * PLANES]
+    return touched
+
+
 @lru_cache(maxsize=2)
 def _tracer(slots: int):  # type: ignore[no-untyped-def]
     """Compile a tracer for tables of up to ``slots`` - 1 materials: 3, or as many as 7.
@@ -225,6 +265,7 @@ def _tracer(slots: int):  # type: ignore[no-untyped-def]
 
         Written for the compiler's vectoriser: no branch, 32-bit indices, nothing stored.
         """
+        widest_vectors()  # type: ignore[call-arg]
         zero, half, bits = np.float32(0.0), np.uint32(0xFFFF), np.uint32(16)
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
         l1, l2, l3 = low[1], low[2], low[3]
@@ -255,70 +296,69 @@ def _tracer(slots: int):  # type: ignore[no-untyped-def]
                 s7 += min(max(value - l7, zero), w7)
         return s0, s1, s2, s3, s4, s5, s6, s7
 
-    @nb.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
-    def trace(  # type: ignore[no-untyped-def]
-        packed,
-        marks,
-        start,
-        step_row,
-        step_column,
-        source,
-        parallel,
-        to_mm,
-        low,
-        width,
-        threads,
-        out,
-    ):
-        """Add to ``out`` (M, rows, columns) the mm of each material."""
+    @nb.njit(fastmath=True, error_model="numpy", cache=True)
+    def trace_ray(packed, cells, marks, dense, line, to_mm, low, width, out):  # type: ignore[no-untyped-def]
+        """Add to ``out`` (M,) the mm of each material along one ray."""
+        widest_vectors()  # type: ignore[call-arg]
         count_a, count_b, count_n = packed.shape
-        strides = (count_b * count_n, count_n)
+        oa, sa, ob, sb = line
+        near, far = clip_planes(0.0, count_n - 1.0, oa, sa, count_a - 1.001)
+        near, far = clip_planes(near, far, ob, sb, count_b - 1.001)
+        first, last = int(np.ceil(near)), int(np.floor(far))
+        t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)
+        while first <= last:
+            begin, end = first, last + 1
+            if not dense:
+                begin, end = next_span(marks, first, last, oa, sa, ob, sb)
+                if begin > last:
+                    break
+            s0, s1, s2, s3, s4, s5, s6, s7 = read(
+                cells, np.uint64(begin), (count_b * count_n, count_n),
+                np.float32(oa + sa * begin), np.float32(sa),
+                np.float32(ob + sb * begin), np.float32(sb),
+                end - begin, low, width,
+            )  # fmt: skip
+            t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
+            if more:
+                t4, t5, t6, t7 = t4 + s4, t5 + s5, t6 + s6, t7 + s7
+            first = end
+        if t0 == 0.0:
+            return
+        x = to_mm[0, 0] * sa + to_mm[0, 1] * sb + to_mm[0, 2]
+        y = to_mm[1, 0] * sa + to_mm[1, 1] * sb + to_mm[1, 2]
+        z = to_mm[2, 0] * sa + to_mm[2, 1] * sb + to_mm[2, 2]
+        step_mm = np.float32(np.sqrt(x * x + y * y + z * z))
+        totals = (t0, t1, t2, t3, t4, t5, t6, t7)
+        top = out.size - 1
+        for m in range(out.size):
+            # What reaches into the next range is that material's, except above the last,
+            # which only gets denser.
+            beyond = totals[m + 1] / width[min(m + 1, top)]
+            out[m] += (totals[m] / width[m] + (beyond if m == top else -beyond)) * step_mm
+
+    @nb.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
+    def trace(packed, marks, dense, beam, to_mm, low, width, threads, out):  # type: ignore[no-untyped-def]
+        """Add to ``out`` (M, rows, columns) the mm of each material; returns nothing of use."""
         cells = packed.reshape(packed.size)
-        materials, rows, columns = out.shape
-        blocks = (rows + _ROWS - 1) // _ROWS
+        _, rows, columns = out.shape
+        start, step_row, step_column, source, parallel = beam
+        blocks = (rows + _TILE[0] - 1) // _TILE[0]
         share = (blocks + threads - 1) // threads
+        touched = np.zeros(share * threads, np.uint32)
         for job in nb.prange(share * threads):
             # Neighbouring blocks go to different threads, since the bone is in the middle.
-            block = (job % share) * threads + job // share
-            for row in range(block * _ROWS, min((block + 1) * _ROWS, rows)):
-                for column in range(columns):
-                    oa, sa, ob, sb = line_of(
-                        row, column, start, step_row, step_column, source, parallel
-                    )
-                    near, far = clip_planes(0.0, count_n - 1.0, oa, sa, count_a - 1.001)
-                    near, far = clip_planes(near, far, ob, sb, count_b - 1.001)
-                    first, last = int(np.ceil(near)), int(np.floor(far))
-                    if last < first:
-                        continue
-                    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)
-                    while first <= last:
-                        begin, end = next_span(marks, first, last, oa, sa, ob, sb)
-                        if begin > last:
-                            break
-                        s0, s1, s2, s3, s4, s5, s6, s7 = read(
-                            cells, np.uint64(begin), strides,
-                            np.float32(oa + sa * begin), np.float32(sa),
-                            np.float32(ob + sb * begin), np.float32(sb),
-                            end - begin, low, width,
-                        )  # fmt: skip
-                        t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
-                        if more:
-                            t4, t5, t6, t7 = t4 + s4, t5 + s5, t6 + s6, t7 + s7
-                        first = end
-                    if t0 == 0.0:
-                        continue
-                    x = to_mm[0, 0] * sa + to_mm[0, 1] * sb + to_mm[0, 2]
-                    y = to_mm[1, 0] * sa + to_mm[1, 1] * sb + to_mm[1, 2]
-                    z = to_mm[2, 0] * sa + to_mm[2, 1] * sb + to_mm[2, 2]
-                    step_mm = np.float32(np.sqrt(x * x + y * y + z * z))
-                    totals = (t0, t1, t2, t3, t4, t5, t6, t7)
-                    last_m = materials - 1
-                    for m in range(materials):
-                        # What reaches into the next range is that material's, except above
-                        # the last, which only gets denser.
-                        next_up = totals[m + 1] / width[min(m + 1, last_m)]
-                        mine = totals[m] / width[m]
-                        mine += next_up if m == last_m else -next_up
-                        out[m, row, column] += mine * step_mm
+            row_0 = ((job % share) * threads + job // share) * _TILE[0]
+            row_1 = min(row_0 + _TILE[0], rows)
+            for column_0 in range(0, columns if row_0 < rows else 0, _TILE[1]):
+                column_1 = min(column_0 + _TILE[1], columns)
+                touched[job] ^= fetch_ahead(
+                    packed, marks, row_0, row_1 - 1, column_0, column_1 - 1, beam
+                )
+                for row in range(row_0, row_1):
+                    for column in range(column_0, column_1):
+                        line = line_of(row, column, start, step_row, step_column, source, parallel)
+                        lengths = out[:, row, column]
+                        trace_ray(packed, cells, marks, dense, line, to_mm, low, width, lengths)
+        return touched
 
     return trace
