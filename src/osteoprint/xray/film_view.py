@@ -69,7 +69,7 @@ def at_pixel_size(view: FilmView, factor: int) -> FilmView:
     return FilmView(
         averaged(view.image),
         Camera(smaller, view.camera.camera_to_world, (row, column)),
-        view.field[cut].reshape(block).all(axis=(1, 3)),
+        np.asarray(view.field[cut].reshape(block).all(axis=(1, 3))),
         None if view.others is None else averaged(view.others),
     )
 
