@@ -95,8 +95,9 @@ def test_compare(world, capsys, tmp_path):
 
 
 def test_render_makes_pictures_that_the_manifest_names(world, capsys, tmp_path):
-    answer = ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x")
-    assert answer["pairs"] == 2 * 21
+    argv = ["render", "--bank", world / "bank", "--out", tmp_path / "x", "--workers", 1]
+    answer = ask(capsys, *argv)
+    assert answer["pairs"] == answer["made_now"] == 2 * 21
     manifest = json.loads((tmp_path / "x/manifest.json").read_text())
     for bone in manifest["bones"]:
         assert len(bone["pairs"]) == 21
@@ -107,7 +108,7 @@ def test_render_makes_pictures_that_the_manifest_names(world, capsys, tmp_path):
         assert (image.size, image.mode) == ((800, 800), "L")
         assert np.asarray(image).max() > 20
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "x").rglob("*.png")}
-    ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x")
+    assert ask(capsys, *argv)["made_now"] == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "x").rglob("*.png")} == before
 
 

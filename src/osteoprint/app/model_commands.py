@@ -29,18 +29,53 @@ def render(
     protocol: Annotated[
         Literal["paper", "quick"], typer.Option(help="paper: 900 pairs a bone; quick: 21.")
     ] = "quick",
+    proportions: Annotated[
+        Literal["real", "fill"],
+        typer.Option(help="real: all bones at one scale; fill: each fills its own picture."),
+    ] = "real",
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Also pack each bone's pictures into one tar file.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a core.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Use the workers of this Dask scheduler: tcp://host:8786")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make artificial X-rays of every bone: AP and ML side by side, as PNG."""
+    """Make artificial X-rays of every bone: AP and ML side by side, as PNG.
+
+    A rendering that was stopped goes on where it was when it is called again.
+    """
     from osteoprint.bank.store import Bank
     from osteoprint.study.dataset import render_bank
+    from osteoprint.study.workers import cores, open_workers
     from osteoprint.xray.protocol import PROTOCOLS
 
-    with steps() as progress, Bank.open(bank) as opened:
-        pairs = render_bank(opened, out, PROTOCOLS[protocol], progress)
+    count = workers or cores()
+    with steps() as progress, Bank.open(bank) as opened, open_workers(count, dask) as hands:
+        done = render_bank(
+            opened,
+            out,
+            PROTOCOLS[protocol],
+            hands,
+            progress,
+            real_proportions=proportions == "real",
+            shards=shards,
+        )
     answer(
-        {"folder": str(out), "pairs": pairs, "protocol": protocol},
-        [f"{pairs} pairs in {out}"],
+        {
+            "folder": str(out),
+            "pairs": done.pairs,
+            "made_now": done.made,
+            "protocol": protocol,
+            "scale_error": done.worst_scale,
+        },
+        [
+            f"{done.pairs} pairs in {out} ({done.made} made now)",
+            f"scale object measured to within {done.worst_scale:.1%}",
+        ],
         as_json=as_json,
     )
 
