@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray
 
 setup: $(VENV)/.installed
 
@@ -56,3 +56,15 @@ bench-axes: $(VENV)/.installed
 
 bench-realism: $(VENV)/.installed
 	$(BIN)/python benchmarks/realism.py
+
+bench-registration: $(VENV)/.installed
+	$(BIN)/python benchmarks/registration.py
+
+bench-dataset: $(VENV)/.installed
+	$(BIN)/python benchmarks/paper_dataset.py
+
+bench-resume: $(VENV)/.installed
+	$(BIN)/python benchmarks/resume.py
+
+bench-dask: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/dask_workers.py

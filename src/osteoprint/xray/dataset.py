@@ -98,6 +98,7 @@ class ViewScale:
         return self.object_mm / mm_per_pixel / self.measured_px
 
 
+# By view; on the way through a scheduler a View becomes the string that it equals.
 Scales = Mapping[View, ViewScale]
 
 
@@ -154,7 +155,7 @@ def bone_key(subject: Subject, setup: Setup, scales: Scales) -> str:
     said = asdict(subject) | {"setup": asdict(setup), "renderer": RENDERER, "blur_px": BLUR_PX}
     # Where a scan lies and what it is called do not change what is seen on it.
     del said["scan"], said["name"]
-    said["scales"] = {view.value: asdict(scale) for view, scale in scales.items()}
+    said["scales"] = {str(view): asdict(scale) for view, scale in scales.items()}
     said["mu_per_mm"] = [BODY.mu_per_mm(e).tolist() for e in setup.protocol.energy_kev]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -263,7 +264,7 @@ def finish_bone(
         "length_mm": subject.length_mm,
         "bone_to_world": subject.bone_to_world,
         "views": {
-            view.value: {
+            str(view): {
                 "factor": None
                 if setup.mm_per_pixel is None
                 else min(scale.factor(setup.mm_per_pixel), 1.0),
@@ -312,7 +313,7 @@ def scale_record(folder: Path) -> Path:
 
 def scales_as_json(scales: Scales) -> dict[str, Any]:
     """Scales as plain values; :func:`scales_from_json` reads them."""
-    return {view.value: asdict(scale) for view, scale in scales.items()}
+    return {str(view): asdict(scale) for view, scale in scales.items()}
 
 
 def scales_from_json(said: Mapping[str, Any]) -> dict[View, ViewScale]:
