@@ -6,6 +6,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from osteoprint.xray.radiograph import weighted_sum
+
 
 def blur_kernel(sigma_px: float) -> NDArray[np.float32]:
     """(2 n + 1,) a Gaussian out to four standard deviations, of sum one."""
@@ -33,19 +35,7 @@ def draw_blurred(
     out : (picture rows, picture columns) uint8, written where the blur reaches.
     top, left : the pixel of ``out`` that the first pixel of ``lengths_mm`` falls on.
     """
-    _blur_into(_mixed(lengths_mm, grey_per_mm), kernel, out, top, left)
-
-
-@nb.njit(fastmath=True, error_model="numpy", cache=True)
-def _mixed(lengths, weights):  # type: ignore[no-untyped-def]
-    """(rows, columns) sum over M of weight x length; several times as fast as a dot product."""
-    count, rows, columns = lengths.shape
-    out = np.zeros((rows, columns), np.float32)
-    for r in range(rows):
-        for m in range(count):
-            for c in range(columns):
-                out[r, c] += weights[m] * lengths[m, r, c]
-    return out
+    _blur_into(weighted_sum(lengths_mm, grey_per_mm), kernel, out, top, left)
 
 
 @nb.njit(fastmath=True, error_model="numpy", cache=True)

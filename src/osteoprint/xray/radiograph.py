@@ -45,8 +45,19 @@ def line_integrals(
     lengths_mm: NDArray[np.float32], materials: MaterialTable, energy_kev: float
 ) -> NDArray[np.float32]:
     """(M, rows, columns) path lengths in mm -> (rows, columns) line integrals at one energy."""
-    mu = materials.mu_per_mm(energy_kev).astype(np.float32)
-    return np.asarray(np.tensordot(mu, lengths_mm, axes=1), dtype=np.float32)
+    return weighted_sum(lengths_mm, materials.mu_per_mm(energy_kev).astype(np.float32))
+
+
+def weighted_sum(
+    lengths_mm: NDArray[np.float32], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(rows, columns) float32: the sum over M of weights (M,) times path lengths (M, rows, columns).
+
+    Several times as fast as a dot product, which would turn the array around first.
+    """
+    out = np.zeros(lengths_mm.shape[1:], np.float32)
+    _add_weighted(np.asarray(lengths_mm, np.float32), np.asarray(weights, np.float32), out)
+    return out
 
 
 def transmission(
@@ -93,6 +104,16 @@ def expose(
     if blur_px > 0:
         image = gaussian_filter(image, blur_px, mode="nearest")
     return Radiograph(image, camera.geometry, view, side, "simulated")
+
+
+@nb.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
+def _add_weighted(lengths, weights, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` row by row."""
+    count, rows, columns = lengths.shape
+    for r in nb.prange(rows):
+        for m in range(count):
+            for c in range(columns):
+                out[r, c] += weights[m] * lengths[m, r, c]
 
 
 # Pixels that are worked on together: their sums stay in the fastest cache.
