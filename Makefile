@@ -68,3 +68,8 @@ bench-resume: $(VENV)/.installed
 
 bench-dask: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/dask_workers.py
+
+bench-xray: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group peers
+	$(BIN)/python benchmarks/xray_accuracy.py
+	$(BIN)/python benchmarks/xray_speed.py

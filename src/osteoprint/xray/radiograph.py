@@ -51,7 +51,7 @@ def line_integrals(
 def weighted_sum(
     lengths_mm: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(rows, columns) float32: the sum over M of weights (M,) times path lengths (M, rows, columns).
+    """(rows, columns) float32: the sum over M of weights (M,) x lengths (M, rows, columns).
 
     Several times as fast as a dot product, which would turn the array around first.
     """
