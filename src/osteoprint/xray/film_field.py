@@ -1,0 +1,200 @@
+"""The exposed field of a film: what lies inside collimators, round masks and borders.
+
+What lies outside is of one grey, reaches the film's edge, and ends in straight lines or in a
+circle within a pixel or two; the air around a limb, which may be of the same grey, does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+# How far the grey of the outside may spread, in shares of the film's range: nothing at all
+# where it was blanked digitally, some where lead let scatter and noise through.
+_SPREADS = (0.004, 0.02, 0.05, 0.09)
+# A field is a circle or a polygon to within this overlap (intersection over union).
+_LEAST_OVERLAP = 0.965
+_CERTAIN_CIRCLE = 0.98
+# ... or so much of its own edge lies on one circle.
+_LEAST_ARC = 0.55
+# The step at a collimator is over after two pixels; the shadow of a limb goes on rising.
+_LEAST_SHARPNESS = 0.72
+_LEAST_STEP = 0.1
+_MOST_CORNERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ExposedField:
+    """Where a film was exposed.
+
+    Attributes
+    ----------
+    inside : (rows, columns) bool.
+    form : "whole", "round" or "polygon".
+    """
+
+    inside: Bools
+    form: Literal["whole", "round", "polygon"]
+
+    @property
+    def share(self) -> float:
+        """The part of the film that was exposed."""
+        return float(self.inside.mean())
+
+
+def find_field(image: Floats) -> ExposedField:
+    """The exposed field of a film of either polarity.
+
+    Parameters
+    ----------
+    image : (rows, columns) grey values, about 300 to 800 pixels long.
+
+    Returns
+    -------
+    The field, a few pixels smaller than the edge that was found; frames within frames are
+    taken off one after the other. The whole film where there is no edge.
+    """
+    smooth = ndimage.median_filter(image, 3)
+    low, high = float(smooth.min()), float(smooth.max())
+    if high <= low:
+        return ExposedField(np.ones(image.shape, bool), "whole")
+    level = (smooth - low) / (high - low)
+    inside = np.ones(image.shape, bool)
+    form: Literal["whole", "round", "polygon"] = "whole"
+    for _ in range(3):
+        found = _one_edge(level, inside)
+        if found is None:
+            break
+        inside, form = found.inside, found.form
+        if form == "round":
+            break
+    if form != "whole":
+        inside = _shrunk(inside, 2)
+    return ExposedField(inside, form)
+
+
+def _one_edge(level: Floats, before: Bools) -> ExposedField | None:
+    """The field within ``before`` once its outermost frame is taken off."""
+    best: tuple[float, ExposedField] | None = None
+    values = level[before]
+    for grey in (float(values.min()), float(values.max())):
+        for spread in _SPREADS:
+            inside = _without_outside(level, before, grey, spread)
+            if inside is None:
+                continue
+            overlap, field = _shape(inside, before)
+            if overlap < _LEAST_OVERLAP:
+                continue
+            # No limb is a circle; but a limb that crosses the film is nearly a polygon.
+            circle = field.form == "round" and overlap >= _CERTAIN_CIRCLE
+            if not (circle or _ends_sharply(level, field.inside, before, grey)):
+                continue
+            if best is None or overlap > best[0] + 0.005:
+                best = overlap, field
+    return best[1] if best else None
+
+
+def _without_outside(level: Floats, before: Bools, grey: float, spread: float) -> Bools | None:
+    """What is left of ``before`` without the even grey along its rim; None if that is nothing."""
+    near = (np.abs(level - grey) <= spread) & before
+    rim = before & ~_shrunk(before, 2)
+    labels, _ = ndimage.label(near)
+    touching = np.unique(labels[rim & near])
+    outside = np.isin(labels, touching[touching > 0])
+    share = outside.sum() / before.sum()
+    if not 0.004 < share < 0.9:
+        return None
+    rest = ndimage.binary_opening(before & ~outside, iterations=2)
+    labels, count = ndimage.label(rest)
+    if count == 0:
+        return None
+    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    inside = ndimage.binary_fill_holes(labels == largest)
+    if inside.sum() < 0.08 * level.size:
+        return None
+    return np.asarray(inside)
+
+
+def _shape(inside: Bools, before: Bools) -> tuple[float, ExposedField]:
+    """The circle or the convex polygon nearest to a mask, and how well it fits."""
+    round_fit, on_circle = _disc(inside, before)
+    polygon = _polygon(inside)
+    overlap = _overlap(inside, round_fit)
+    if on_circle > _LEAST_ARC and (inside & round_fit).sum() > 0.99 * inside.sum():
+        # A dark limb that reaches the mask bites into what was found, not into the circle.
+        overlap = max(overlap, _LEAST_OVERLAP)
+    fits = [(overlap, ExposedField(round_fit, "round"))]
+    if polygon is not None:
+        fits.append((_overlap(inside, polygon), ExposedField(polygon, "polygon")))
+    return max(fits, key=lambda fit: fit[0])
+
+
+def _disc(inside: Bools, before: Bools) -> tuple[Bools, float]:
+    """The circle through the mask's own edge, as far as it lies within ``before``.
+
+    Also the share of that edge which lies on the circle.
+    """
+    edge = inside & ~_shrunk(inside, 1) & _shrunk(before, 3)
+    r, c = np.nonzero(edge)
+    if r.size < 30:
+        return np.zeros_like(inside), 0.0
+    keep = np.ones(r.size, bool)
+    centre_r = centre_c = radius = 0.0
+    for _ in range(5):
+        system = np.stack([2 * r[keep], 2 * c[keep], np.ones(keep.sum())], axis=1)
+        right = (r[keep] ** 2 + c[keep] ** 2).astype(float)
+        centre_r, centre_c, rest = np.linalg.lstsq(system, right, rcond=None)[0]
+        radius = float(np.sqrt(max(rest + centre_r**2 + centre_c**2, 0.0)))
+        off = np.abs(np.hypot(r - centre_r, c - centre_c) - radius)
+        keep = off <= max(2.0, float(np.quantile(off, 0.6)))
+        if keep.sum() < 30:
+            break
+    rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
+    disc = (np.hypot(rows - centre_r, columns - centre_c) <= radius) & before
+    off = np.abs(np.hypot(r - centre_r, c - centre_c) - radius)
+    return np.asarray(disc), float((off <= 2.5).mean())
+
+
+def _polygon(inside: Bools) -> Bools | None:
+    """The mask's convex hull, where few straight edges make it up."""
+    from scipy.spatial import ConvexHull, QhullError
+    from skimage.draw import polygon2mask
+    from skimage.measure import approximate_polygon
+
+    points = np.argwhere(inside & ~ndimage.binary_erosion(inside))
+    try:
+        hull = points[ConvexHull(points).vertices].astype(float)
+    except (QhullError, ValueError):
+        return None
+    ring = np.vstack([hull, hull[:1]])
+    corners = approximate_polygon(ring, tolerance=0.012 * float(np.hypot(*inside.shape)))
+    if len(corners) - 1 > _MOST_CORNERS:
+        return None
+    return np.asarray(polygon2mask(inside.shape, ring) | (inside & ~_shrunk(inside, 1)))
+
+
+def _overlap(a: Bools, b: Bools) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def _ends_sharply(level: Floats, inside: Bools, before: Bools, grey: float) -> bool:
+    """Whether the grey inside is another at once: a step, not a slope."""
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1, constant_values=True))[1:-1, 1:-1]
+    own = _shrunk(before, 8)
+    near, far = (np.abs(level[own & (depth > d) & (depth <= d + 1.5)] - grey) for d in (2.0, 6.0))
+    if near.size < 20 or far.size < 20:
+        return False
+    steps = [float(np.quantile(v, 0.6)) for v in (near, far)]
+    return steps[1] >= _LEAST_STEP and steps[0] >= _LEAST_SHARPNESS * steps[1]
+
+
+def _shrunk(mask: Bools, by: int) -> Bools:
+    """The mask without its outermost pixels; those at the film's edge count as such."""
+    return np.asarray(ndimage.binary_erosion(mask, iterations=by, border_value=0))
