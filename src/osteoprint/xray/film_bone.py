@@ -1,0 +1,205 @@
+"""Where the bone lies on a film: its outline, how far it leans, and the box around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from osteoprint.xray.film_tissue import has_soft_tissue, tissue_level
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+# A pixel shows something where it stands out of the air by this share of the range.
+_NOT_AIR = 0.06
+# ... and bone, where it stands out of the soft tissue by this share of what bone adds.
+_BONE = 0.22
+# A long bone is at least so many times as long as wide.
+_ELONGATED = 2.0
+# The part of the length that the axis is taken from: shafts are straight, ends are not.
+_SHAFT = (0.25, 0.75)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundBone:
+    """A bone on a film.
+
+    Attributes
+    ----------
+    mask : (rows, columns) bool.
+    turn_deg : how far its upper end leans to the right of straight up, -90...90.
+    centre : (row, column) of the middle of its upright box.
+    size : (height, width) of that box in pixels, along and across the bone.
+    length_px : along the axis.
+    soft_tissue : whether it lies in soft tissue.
+    cut : whether it runs over the edge of what was exposed.
+    """
+
+    mask: Bools
+    turn_deg: float
+    centre: tuple[float, float]
+    size: tuple[float, float]
+    soft_tissue: bool
+    cut: bool
+
+
+def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
+    """The long bone on a film; None where nothing elongated is seen.
+
+    Parameters
+    ----------
+    image : (rows, columns) bone bright, 300 to 800 pixels long, without markers and letters.
+    inside : (rows, columns) bool, the exposed field.
+    air : the grey where the beam met nothing.
+    """
+    smooth = ndimage.median_filter(image, 3) - air
+    top = float(np.percentile(smooth[inside], 99.5))
+    if top <= 0:
+        return None
+    body = _largest((smooth > _NOT_AIR * top) & inside)
+    if body is None:
+        return None
+    rough = _axis_deg(body)
+    soft = _soft(smooth, body, rough)
+    mask = body
+    if soft:
+        found = _bone_in_tissue(smooth, body, rough, top)
+        mask = body if found is None else found
+    turn = _shaft_deg(mask, _axis_deg(mask))
+    down, right = _directions(turn)
+    r, c = np.nonzero(mask)
+    along, across = r * down[0] + c * down[1], r * right[0] + c * right[1]
+    low, high = along.min() - 0.5, along.max() + 0.5
+    left, wide = across.min() - 0.5, across.max() + 0.5
+    height, width = float(high - low), float(wide - left)
+    if height < _ELONGATED * width:
+        return None
+    middle = (low + high) / 2 * np.array(down) + (left + wide) / 2 * np.array(right)
+    rim = inside & ~ndimage.binary_erosion(inside, iterations=3, border_value=0)
+    return FoundBone(
+        mask,
+        turn,
+        (float(middle[0]), float(middle[1])),
+        (height, width),
+        soft,
+        bool((mask & rim).any()),
+    )
+
+
+def upright(
+    image: Floats,
+    turn_deg: float,
+    centre: tuple[float, float],
+    size: tuple[int, int],
+    outside: float,
+    order: int = 1,
+) -> Floats:
+    """(height, width) float32: the image turned upright about a point that becomes the middle.
+
+    Parameters
+    ----------
+    image : (rows, columns), square pixels.
+    turn_deg : how far what is to be upright leans to the right.
+    centre : (row, column).
+    size : of the result in pixels.
+    outside : what lies beyond the image.
+    order : of the interpolation.
+    """
+    down, right = _directions(turn_deg)
+    v = np.arange(size[0]) - (size[0] - 1) / 2
+    u = np.arange(size[1]) - (size[1] - 1) / 2
+    at = [
+        centre[axis] + v[:, None] * down[axis] + u[None, :] * right[axis] for axis in range(2)
+    ]
+    return np.asarray(
+        ndimage.map_coordinates(image, at, order=order, mode="constant", cval=outside), np.float32
+    )
+
+
+def _directions(turn_deg: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Down and right of an upright picture, as (row, column) steps on the film."""
+    c, s = np.cos(np.deg2rad(turn_deg)), np.sin(np.deg2rad(turn_deg))
+    return (float(c), float(-s)), (float(s), float(c))
+
+
+def _largest(mask: Bools) -> Bools | None:
+    """The largest thing, its holes filled."""
+    opened = ndimage.binary_opening(mask, iterations=1)
+    labels, count = ndimage.label(opened)
+    if count == 0:
+        return None
+    sizes = np.bincount(labels.ravel())[1:]
+    if sizes.max() < 60:
+        return None
+    return np.asarray(ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes))))
+
+
+def _axis_deg(mask: Bools) -> float:
+    """Lean of the longest direction of a shape."""
+    r, c = np.nonzero(mask)
+    values, vectors = np.linalg.eigh(np.cov(np.stack([r, c])))
+    down, right = vectors[:, int(np.argmax(values))]
+    return _lean(float(down), float(right))
+
+
+def _lean(down: float, right: float) -> float:
+    """Degrees that a line leans to the right at its upper end, -90...90."""
+    if down < 0 or (down == 0 and right > 0):
+        down, right = -down, -right
+    return float(np.rad2deg(np.arctan2(-right, down)))
+
+
+def _shaft_deg(mask: Bools, rough_deg: float) -> float:
+    """Lean of the line through the middles of the cross-sections between the ends.
+
+    A head or condyle that sticks out to one side turns the longest direction, not the shaft.
+    """
+    down, right = _directions(rough_deg)
+    r, c = np.nonzero(mask)
+    along, across = r * down[0] + c * down[1], r * right[0] + c * right[1]
+    low, length = along.min(), float(np.ptp(along))
+    step = np.floor((along - low)).astype(int)
+    count = np.bincount(step)
+    middle = np.bincount(step, across) / np.maximum(count, 1)
+    at = np.arange(count.size)
+    used = (count > 0) & (at >= _SHAFT[0] * length) & (at <= _SHAFT[1] * length)
+    if used.sum() < 8:
+        return rough_deg
+    slope = np.polyfit(at[used], middle[used], 1)[0]
+    turn = rough_deg - float(np.rad2deg(np.arctan(slope)))
+    return float((turn + 90.0) % 180.0 - 90.0)
+
+
+def _soft(image: Floats, body: Bools, turn: float) -> bool:
+    """Whether the shadow is that of a limb."""
+    size = max(image.shape)
+    r, c = np.nonzero(body)
+    centre = (float(r.mean()), float(c.mean()))
+    straight = upright(image, turn, centre, (size, size), 0.0)
+    shape = upright(body.astype(np.float32), turn, centre, (size, size), 0.0) > 0.5
+    return has_soft_tissue(straight, shape)
+
+
+def _bone_in_tissue(image: Floats, body: Bools, turn: float, top: float) -> Bools | None:
+    """The bone within a limb, upright for the fit and turned back."""
+    size = int(np.ceil(np.hypot(*image.shape)))
+    centre = ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2)
+    straight = upright(image, turn, centre, (size, size), 0.0)
+    shape = upright(body.astype(np.float32), turn, centre, (size, size), 0.0) > 0.5
+    rest = ndimage.gaussian_filter(straight - tissue_level(straight, shape), 1.0)
+    core = ndimage.binary_erosion(shape, iterations=3)
+    if not core.any():
+        return None
+    adds = float(np.percentile(rest[core], 98))
+    if adds < 0.03 * top:
+        return None
+    bone = _largest(ndimage.binary_closing((rest > _BONE * adds) & core, iterations=2))
+    if bone is None:
+        return None
+    middle = ((size - 1) / 2, (size - 1) / 2)
+    back = upright(bone.astype(np.float32), -turn, middle, (size, size), 0.0) > 0.5
+    top_row, left = (size - image.shape[0]) // 2, (size - image.shape[1]) // 2
+    return np.asarray(back[top_row : top_row + image.shape[0], left : left + image.shape[1]])
