@@ -11,9 +11,14 @@ import typer
 from osteoprint.app.bank_commands import BankOption, JsonOption
 from osteoprint.app.console import answer
 from osteoprint.errors import InputError
+from osteoprint.frames import View
 
 ApArgument = Annotated[Path, typer.Argument(help="The AP film (front to back).")]
 MlArgument = Annotated[Path, typer.Argument(help="The ML film (inner side to outer).")]
+MarkerOption = Annotated[
+    float | None,
+    typer.Option("--marker-mm", min=0.1, help="Size of a scale object seen on the films, mm."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +31,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: osteoprint reconstruct ap.png ml.png --bank mybank --out bone.stl"
     )(reconstruct)
     app.command(epilog="Example: osteoprint compare estimate.stl truth.ply")(compare)
+    app.command(epilog="Example: osteoprint film ap.dcm --view AP --explain")(film)
 
 
 def identify(
@@ -33,6 +39,7 @@ def identify(
     ml: MlArgument,
     bank: BankOption,
     top: Annotated[int, typer.Option(min=1, help="How many bones to list.")] = 5,
+    marker_mm: MarkerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whose bone is it? The nearest bones of the bank, and what the nearness proves."""
@@ -41,7 +48,7 @@ def identify(
 
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        query = lookup.look(ap, ml)
+        query = lookup.look(ap, ml, marker_mm=marker_mm)
         evidence = lookup.calibration()
         matches: list[dict[str, Any]] = []
         for match in lookup.matches(query, top):
@@ -85,6 +92,7 @@ def verify(
     ap2: Annotated[Path, typer.Argument(help="The other AP film.")],
     ml2: Annotated[Path, typer.Argument(help="The other ML film.")],
     bank: BankOption,
+    marker_mm: MarkerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do two pairs of films show the same bone?"""
@@ -94,7 +102,9 @@ def verify(
 
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        one, other = (lookup.look(a, m).fingerprint for a, m in ((ap, ml), (ap2, ml2)))
+        one, other = (
+            lookup.look(a, m, marker_mm=marker_mm).fingerprint for a, m in ((ap, ml), (ap2, ml2))
+        )
         evidence = lookup.calibration()
     distance = float(squared_distance(one, other))
     values = {
@@ -119,6 +129,7 @@ def reconstruct(
     method: Annotated[
         Literal["nearest"], typer.Option(help="nearest: the bank's closest bone.")
     ] = "nearest",
+    marker_mm: MarkerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What shape is it? The bone's surface in mm, in its anatomical frame."""
@@ -131,7 +142,7 @@ def reconstruct(
     started = time.monotonic()
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        query = lookup.look(ap, ml)
+        query = lookup.look(ap, ml, marker_mm=marker_mm)
         match = lookup.matches(query, 1)[0]
         record = opened.bone(match.bone_id)
         surface = nearest_surface(opened, record)
@@ -150,7 +161,7 @@ def reconstruct(
         "surface": str(out),
         "seconds": round(time.monotonic() - started, 3),
         "watertight": bool(surface.is_watertight),
-        "scale_source": "pixel spacing and distances",
+        "scale_source": query.scale_source,
         "warnings": warnings,
         "uncertainty_mm": uncertainty or {"median": None, "p95": None},
         "nearest": {"id": record.id, "name": record.name, "distance": match.distance},
@@ -162,6 +173,61 @@ def reconstruct(
             f"{uncertainty['median']:.2f} mm (RMS, median; 95 % by less than "
             f"{uncertainty['p95']:.2f} mm)"
         )
+    answer(values, lines, as_json=as_json)
+
+
+def film(
+    path: Annotated[Path, typer.Argument(help="A DICOM, PNG, TIFF or JPEG film.")],
+    view: Annotated[View | None, typer.Option(help="What it has to be.")] = None,
+    marker_mm: MarkerOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Draw every step of the reading as a picture.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="That picture; <film>.explained.png by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How is a film read? Field, polarity, scale, the bone: what was found, and by what."""
+    from osteoprint.study.film_steps import draw_steps
+    from osteoprint.xray.film import examine_film
+
+    found = examine_film(path, view, marker_mm=marker_mm)
+    geometry, bone = found.radiograph.geometry, found.bone
+    values: dict[str, Any] = {
+        "view": found.radiograph.view.value,
+        "polarity": found.polarity.polarity,
+        "polarity_reason": found.polarity.reason,
+        "field": found.field.form,
+        "field_share": round(found.field.share, 4),
+        "scale_source": found.scale.source,
+        "spacing_at_bone_mm": [round(mm, 5) for mm in geometry.spacing_at_bone_mm],
+        "bone": None if bone is None else {
+            "length_mm": round(found.length_mm or 0.0, 2),
+            "turn_deg": round(bone.turn_deg, 2),
+            "centre_px": [round(at, 1) for at in bone.centre],
+            "size_px": [round(n, 1) for n in bone.size],
+            "soft_tissue": bone.tissue is not None,
+            "cut": bone.cut,
+        },
+        "warnings": list(found.warnings),
+    }  # fmt: skip
+    lines = [
+        f"{path.name}: {values['view']}, {values['polarity']} ({found.polarity.reason})",
+        f"exposed: {found.field.form}, {found.field.share:.0%} of the film",
+        f"{geometry.spacing_at_bone_mm[0]:.4f} mm a pixel at the bone, from {found.scale.source}",
+    ]
+    if bone is not None:
+        lines.append(
+            f"a bone of {found.length_mm:.1f} mm, leaning by {bone.turn_deg:+.1f} degrees, "
+            f"{'in soft tissue' if bone.tissue is not None else 'bare'}"
+        )
+    lines += [f"warning: {w}" for w in found.warnings]
+    if explain or out is not None:
+        picture = out or Path(f"{path.stem}.explained.png")
+        draw_steps(found, picture)
+        values["picture"] = str(picture)
+        lines.append(f"{picture}: every step")
     answer(values, lines, as_json=as_json)
 
 

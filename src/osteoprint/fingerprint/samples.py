@@ -146,15 +146,16 @@ def pair_pictures(
     films: tuple[Radiograph, Radiograph],
     picture: StandardFrame,
     sources: tuple[str, str] = ("AP film", "ML film"),
+    stretches: tuple[float, float] = (1.0, 1.0),
 ) -> NDArray[np.float32]:
     """(2, rows, columns) float32 standard pictures of an AP and an ML film.
 
-    Raises FilmError where a film shows no bone.
+    ``stretches`` draw the bone out along itself where it lay slanted. Raises FilmError where a film shows no bone.
     """
     return np.stack(
         [
-            standard_picture(film, picture, source)
-            for film, source in zip(films, sources, strict=True)
+            standard_picture(film, picture, source, stretch)
+            for film, source, stretch in zip(films, sources, stretches, strict=True)
         ]
     )
 

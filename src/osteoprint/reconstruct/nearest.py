@@ -16,16 +16,13 @@ from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, FilmError
 from osteoprint.fingerprint.encoder import Model, load_model
 from osteoprint.fingerprint.samples import pair_pictures
-from osteoprint.frames import View, apply, invert_rigid
-from osteoprint.xray.film import read_film
+from osteoprint.frames import apply, invert_rigid
+from osteoprint.xray.film_pair import examine_pair
 from osteoprint.xray.radiograph import Radiograph
 from osteoprint.xray.standard import place
 
 # A bone shorter than this share of the model's picture is shown too coarsely to be told apart.
 _SHORTEST = 0.2
-# Two films of one bone differ in its length by the angles it lay at: 6 % occur in practice
-# (Cavojska et al.), a fifth does not.
-_DOUBTFUL_MISMATCH, _IMPOSSIBLE_MISMATCH = 0.03, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +34,15 @@ class Query:
     fingerprint : (d,) float32, unit length.
     other_side : ids of the bones that it cannot be, being of the other side of the body.
     warnings : what is doubtful about the films or the bank, in words.
+    scale_source : where the films' millimetres come from, in words.
+    lengths_mm : of the bone in AP and in ML.
     """
 
     fingerprint: NDArray[np.float32]
     other_side: frozenset[str]
     warnings: tuple[str, ...]
+    scale_source: str
+    lengths_mm: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,43 +73,33 @@ class Lookup:
             )
         return cls(bank, record, load_model(record.path))
 
-    def look(self, ap: Path, ml: Path) -> Query:
+    def look(self, ap: Path, ml: Path, *, marker_mm: float | None = None) -> Query:
         """The fingerprint of a pair of film files, and what is doubtful about them.
 
         Raises FilmError for a film that cannot be used, for two films that cannot be of one
         bone, and where the bone has a size that the model was not made for.
         """
-        films = read_film(ap, View.AP), read_film(ml, View.ML)
-        lengths = [self._length(path, film) for path, film in zip((ap, ml), films, strict=True)]
-        sides = {film.side for film in films} - {None}
-        if len(sides) > 1:
-            raise FilmError(ml, "is of the other side of the body", "give two films of one bone")
-        mismatch = abs(lengths[0] - lengths[1]) / max(lengths)
-        if mismatch > _IMPOSSIBLE_MISMATCH:
-            raise FilmError(
-                ml,
-                f"shows a bone of {lengths[1]:.0f} mm, the AP film one of {lengths[0]:.0f} mm",
-                "check both films' pixel spacing and distances",
-            )
-        warnings = []
-        if mismatch > _DOUBTFUL_MISMATCH:
-            warnings.append(
-                f"the bone is {lengths[0]:.0f} mm long in AP and {lengths[1]:.0f} mm in ML"
-            )
+        pair = examine_pair(ap, ml, marker_mm=marker_mm)
+        films = pair.ap.radiograph, pair.ml.radiograph
+        for path, film in zip((ap, ml), films, strict=True):
+            self._check_length(path, film)
+        warnings = list(pair.warnings)
+        side = films[0].side or films[1].side
         records = {r.id: r for r in self.bank.bones()}
         missing = len(records) - len(self.bank.enrolled(self.record))
         if missing:
             warnings.append(f"{missing} of {len(records)} bones have no fingerprints: enrol again")
-        side = next(iter(sides), None)
         other = frozenset(i for i, r in records.items() if side and r.side not in (None, side))
         if other and len(other) == len(records):
             warnings.append(f"the films are of a {side} bone, the bank holds none of that side")
             other = frozenset()
-        pictures = pair_pictures(films, self.model.card.frame, (str(ap), str(ml)))
-        return Query(np.asarray(self.model.embed(pictures[None])[0]), other, tuple(warnings))
+        pictures = pair_pictures(films, self.model.card.frame, (str(ap), str(ml)), pair.stretches)
+        embedded = np.asarray(self.model.embed(pictures[None])[0])
+        scale = " and ".join(dict.fromkeys(film.scale_source for film in films))
+        return Query(embedded, other, tuple(warnings), scale, pair.lengths_mm)
 
-    def _length(self, path: Path, film: Radiograph) -> float:
-        """The bone's length on a film in mm, or the error that says why it cannot be."""
+    def _check_length(self, path: Path, film: Radiograph) -> None:
+        """Raise FilmError where the bone on a film is too long or too short for the model."""
         frame = self.model.card.frame
         height = frame.rows * frame.spacing_mm
         length = place(film, str(path)).length_mm
@@ -119,7 +110,6 @@ class Lookup:
                 f"{height:.0f} mm",
                 "check the pixel spacing, the distances and that the background is even",
             )
-        return length
 
     def matches(self, query: Query, top: int) -> list[Match]:
         """The nearest bones, nearest first; squared distances between fingerprints."""

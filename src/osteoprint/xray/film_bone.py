@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from osteoprint.xray.film_tissue import has_soft_tissue, tissue_level
+from osteoprint.xray.film_finder import bone_probability
+from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 # A pixel shows something where it stands out of the air by this share of the range.
 _NOT_AIR = 0.06
-# ... and bone, where it stands out of the soft tissue by this share of what bone adds.
-_BONE = 0.22
 # A long bone is at least so many times as long as wide.
 _ELONGATED = 2.0
 # The part of the length that the axis is taken from: shafts are straight, ends are not.
@@ -29,21 +28,27 @@ class FoundBone:
 
     Attributes
     ----------
-    mask : (rows, columns) bool.
+    mask : (rows, columns) bool, of the image that was looked at.
     turn_deg : how far its upper end leans to the right of straight up, -90...90.
     centre : (row, column) of the middle of its upright box.
     size : (height, width) of that box in pixels, along and across the bone.
-    length_px : along the axis.
-    soft_tissue : whether it lies in soft tissue.
     cut : whether it runs over the edge of what was exposed.
+    tissue : (rows, columns) float32, what the soft tissue around it adds to air; None where
+        the bone is bare.
     """
 
     mask: Bools
     turn_deg: float
     centre: tuple[float, float]
     size: tuple[float, float]
-    soft_tissue: bool
     cut: bool
+    tissue: Floats | None = None
+
+    def in_pixels(self, factor: int) -> FoundBone:
+        """The same on a film of so many times as many pixels; the mask stays as it is."""
+        row, column = ((at + 0.5) * factor - 0.5 for at in self.centre)
+        size = (self.size[0] * factor, self.size[1] * factor)
+        return replace(self, centre=(row, column), size=size)
 
 
 def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
@@ -62,12 +67,13 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     body = _largest((smooth > _NOT_AIR * top) & inside)
     if body is None:
         return None
-    rough = _axis_deg(body)
-    soft = _soft(smooth, body, rough)
-    mask = body
-    if soft:
-        found = _bone_in_tissue(smooth, body, rough, top)
-        mask = body if found is None else found
+    mask, tissue = body, None
+    if _soft(smooth, body, _axis_deg(body)):
+        likely = _largest((bone_probability(image, inside, air) > 0.5) & inside)
+        if likely is None:
+            return None
+        mask = likely
+        tissue = tissue_around(image - np.float32(air), mask, inside)
     turn = _shaft_deg(mask, _axis_deg(mask))
     down, right = _directions(turn)
     r, c = np.nonzero(mask)
@@ -84,8 +90,8 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
         turn,
         (float(middle[0]), float(middle[1])),
         (height, width),
-        soft,
         bool((mask & rim).any()),
+        tissue,
     )
 
 
@@ -111,9 +117,7 @@ def upright(
     down, right = _directions(turn_deg)
     v = np.arange(size[0]) - (size[0] - 1) / 2
     u = np.arange(size[1]) - (size[1] - 1) / 2
-    at = [
-        centre[axis] + v[:, None] * down[axis] + u[None, :] * right[axis] for axis in range(2)
-    ]
+    at = [centre[axis] + v[:, None] * down[axis] + u[None, :] * right[axis] for axis in range(2)]
     return np.asarray(
         ndimage.map_coordinates(image, at, order=order, mode="constant", cval=outside), np.float32
     )
@@ -161,7 +165,7 @@ def _shaft_deg(mask: Bools, rough_deg: float) -> float:
     r, c = np.nonzero(mask)
     along, across = r * down[0] + c * down[1], r * right[0] + c * right[1]
     low, length = along.min(), float(np.ptp(along))
-    step = np.floor((along - low)).astype(int)
+    step = np.floor(along - low).astype(int)
     count = np.bincount(step)
     middle = np.bincount(step, across) / np.maximum(count, 1)
     at = np.arange(count.size)
@@ -181,25 +185,3 @@ def _soft(image: Floats, body: Bools, turn: float) -> bool:
     straight = upright(image, turn, centre, (size, size), 0.0)
     shape = upright(body.astype(np.float32), turn, centre, (size, size), 0.0) > 0.5
     return has_soft_tissue(straight, shape)
-
-
-def _bone_in_tissue(image: Floats, body: Bools, turn: float, top: float) -> Bools | None:
-    """The bone within a limb, upright for the fit and turned back."""
-    size = int(np.ceil(np.hypot(*image.shape)))
-    centre = ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2)
-    straight = upright(image, turn, centre, (size, size), 0.0)
-    shape = upright(body.astype(np.float32), turn, centre, (size, size), 0.0) > 0.5
-    rest = ndimage.gaussian_filter(straight - tissue_level(straight, shape), 1.0)
-    core = ndimage.binary_erosion(shape, iterations=3)
-    if not core.any():
-        return None
-    adds = float(np.percentile(rest[core], 98))
-    if adds < 0.03 * top:
-        return None
-    bone = _largest(ndimage.binary_closing((rest > _BONE * adds) & core, iterations=2))
-    if bone is None:
-        return None
-    middle = ((size - 1) / 2, (size - 1) / 2)
-    back = upright(bone.astype(np.float32), -turn, middle, (size, size), 0.0) > 0.5
-    top_row, left = (size - image.shape[0]) // 2, (size - image.shape[1]) // 2
-    return np.asarray(back[top_row : top_row + image.shape[0], left : left + image.shape[1]])

@@ -31,6 +31,14 @@ _OUTLINE = 0.4
 # What is usual, in logarithms: blur of an edge in pixels; range of a film in line integrals.
 _BLUR, _RANGE = float(np.log(0.7)), float(np.log(2.2))
 _NOISE = 0.03
+# Metal rises from foot to shoulder within so many pixels, or so large a part of its size, on
+# either side of its outline.
+_EDGE_PX, _EDGE = 2.0, 0.03
+_FOOT, _SHOULDER = 0.25, 0.7
+# What an outline is off by, in pixels over the whole size; a ball's rim is the harder one.
+_OFF_PX = {"ball": 0.65, "square": 0.3, "rod": 0.3}
+# Steel attenuates so much at the energies of a film (70 keV, NIST), 1/mm.
+_STEEL_PER_MM = 0.67
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,22 @@ class Marker:
     centre: tuple[float, float]
     form: Form
     box: tuple[int, int, int, int]
+
+    @property
+    def relative_error(self) -> float:
+        """How far its measured size may be off, as a share of it."""
+        return _OFF_PX[self.form] / self.size_px
+
+
+def visible_mm(form: Form, size_mm: float) -> float:
+    """What is seen of a steel object's size in mm: a ball's rim is too thin to be opaque.
+
+    The light that passes within a rim of chord 2 sqrt(D d) at depth d adds up to that of a
+    clear band of 1 / (2 mu^2 D) all around.
+    """
+    if form != "ball":
+        return size_mm
+    return size_mm * (1.0 - min(1.0 / (_STEEL_PER_MM * size_mm) ** 2, 0.2))
 
 
 def find_marker(
@@ -135,6 +159,8 @@ def _measure(
         score, size, form = found
         if best and score <= best[0]:
             continue
+        if not _sharp(part, line, around, top, size):
+            continue
         size += 2.0 * _outline_shift(part, line, around, top)
         at = (float(centre[0] + corner[0]), float(centre[1] + corner[1]))
         low, high = line.min(axis=0) + corner, line.max(axis=0) + corner
@@ -148,8 +174,8 @@ def _outline_shift(part: Floats, line: NDArray[np.float64], around: float, top: 
 
     Where a pixel is half covered, half of the signal is left: log 2 more attenuation, which
     is low on the flank of an opaque object; where on the film's grey scale nobody says. So the
-    whole flank is fitted: an edge blurred by ``s``, seen through a logarithm of unknown
-    steepness ``a``, moved by the shift.
+    whole flank is fitted: a plate of unknown attenuation ``a``, its edge blurred by ``s``, seen
+    through a logarithm, moved by the shift.
     """
     from scipy.optimize import least_squares
     from scipy.special import ndtr
@@ -166,14 +192,33 @@ def _outline_shift(part: Floats, line: NDArray[np.float64], around: float, top: 
         return 0.0
 
     def wrong(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        left = ndtr((away[near] - p[0]) / np.exp(p[1]))
-        flank = np.minimum(-np.log(np.maximum(left, 1e-6)) / np.exp(p[2]), 1.0) - rise[near]
+        covered = ndtr((p[0] - away[near]) / np.exp(p[1]))
+        dense = np.exp(p[2])
+        flank = -np.log1p(-covered * (1.0 - np.exp(-dense))) / dense - rise[near]
         # Blur and steepness say nearly the same of a flank of few pixels: what is usual counts.
         usual = [(p[1] - _BLUR) / 0.2, (p[2] - _RANGE) / 0.3]
         return np.concatenate([flank / (_NOISE * np.sqrt(near.sum() / 20)), usual])
 
     fit = least_squares(wrong, [0.1, _BLUR, _RANGE], loss="soft_l1")
     return float(fit.x[0])
+
+
+def _sharp(part: Floats, line: NDArray[np.float64], around: float, top: float, size: float) -> bool:
+    """Whether a thing ends at once, as metal does and the head of a femur does not."""
+    from skimage.measure import points_in_poly
+
+    rows, columns = np.indices(part.shape)
+    pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(float)
+    dense = np.concatenate([line[:-1] + f * (line[1:] - line[:-1]) for f in (0, 0.25, 0.5, 0.75)])
+    away, _ = cKDTree(dense).query(pixels)
+    away = np.where(points_in_poly(pixels, line), -away, away)
+    rise = (part.ravel() - around) / (top - around)
+    reach = max(_EDGE_PX, _EDGE * size)
+    inner = rise[(away < -reach) & (away > -reach - 1.5)]
+    outer = rise[(away > reach) & (away < reach + 1.5)]
+    if inner.size == 0 or outer.size == 0:
+        return inner.size == 0 and outer.size > 0 and float(np.median(outer)) < _FOOT
+    return float(np.median(inner)) > _SHOULDER and float(np.median(outer)) < _FOOT
 
 
 def _shape(line: NDArray[np.float64], area: float) -> tuple[float, float, Form] | None:

@@ -34,10 +34,12 @@ class FoundPolarity:
     ----------
     polarity : None where it cannot be told.
     reason : what it was told by, in words.
+    by_air : told by air, the surer sign of the two.
     """
 
     polarity: Polarity | None
     reason: str
+    by_air: bool = False
 
 
 def find_polarity(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> FoundPolarity:
@@ -59,9 +61,9 @@ def find_polarity(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> Foun
     for spread in _SAME:
         dark, bright = (_even_share(level, inside, end, spread) for end in (0.0, 1.0))
         if bright >= _LEAST_AIR and bright > _CLEARLY * dark:
-            return FoundPolarity("bone_dark", f"air is bright ({bright:.0%} of the field)")
+            return FoundPolarity("bone_dark", f"air is bright ({bright:.0%} of the field)", True)
         if dark >= _LEAST_AIR and dark > _CLEARLY * bright:
-            return FoundPolarity("bone_bright", f"air is dark ({dark:.0%} of the field)")
+            return FoundPolarity("bone_bright", f"air is dark ({dark:.0%} of the field)", True)
     skew = _detail_skew(level, inside)
     if abs(skew) < _LEAST_SKEW:
         return FoundPolarity(None, "neither air nor bone stands out")
@@ -111,3 +113,21 @@ def _detail_skew(level: NDArray[np.float32], inside: NDArray[np.bool_]) -> float
     detail = detail - detail.mean()
     spread = float(np.sqrt((detail**2).mean()))
     return float((detail**3).mean() / max(spread, 1e-9) ** 3)
+
+
+def air_level(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    """The grey of a bone-bright film where the beam met nothing.
+
+    The most frequent grey of the darker third, or the darkest hundredth where nothing but
+    body is exposed.
+    """
+    values = image[inside]
+    low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
+    if high <= low:
+        return low
+    counts, edges = np.histogram(values, bins=192, range=(low, high))
+    mode = int(np.argmax(counts[:64]))
+    near = values[(values >= edges[max(mode - 1, 0)]) & (values <= edges[mode + 2])]
+    if near.size < 0.05 * values.size:
+        return float(np.percentile(values, 1.0))
+    return float(np.median(near))

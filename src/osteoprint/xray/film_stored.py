@@ -183,7 +183,7 @@ def _through_tables(
 
     Also what this says of them: fields for the sidecar, and the polarity shown.
     """
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     pixels = apply_modality_lut(raw, data)
     photometric = str(data.get("PhotometricInterpretation", "")).upper()

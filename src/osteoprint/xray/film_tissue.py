@@ -1,9 +1,4 @@
-"""Soft tissue around a bone: told from bare bone, and taken off.
-
-A limb is nearly elliptical across, so its chord, squared, is a parabola across the film:
-(2 mu)^2 (w^2 - x^2). Squared line integrals of muscle and fat are therefore fitted with one
-parabola per row, from below, since bone only ever adds to them.
-"""
+"""Soft tissue around a bone: told from bare bone, and what it adds where the bone lies."""
 
 from __future__ import annotations
 
@@ -14,51 +9,39 @@ from scipy import ndimage
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-# How much of a residual above the parabola counts: bone does not, tissue and noise do.
-_ABOVE = 0.02
-_ROUNDS = 24
-# Rows of so large a part of the film's height share one parabola.
-_SHARED_ROWS = 0.02
+# The bone's blurred edge, as a share of the film's longer side, does not count as tissue.
+_EDGE = 0.006
+# Widths of the averages that carry tissue into the bone, as shares of the same.
+_WIDTHS = (0.015, 0.03, 0.06, 0.12)
 
 
-def tissue_level(image: Floats, body: Bools, known_bone: Bools | None = None) -> Floats:
-    """What soft tissue alone would show.
+def tissue_around(image: Floats, bone: Bools, inside: Bools) -> Floats:
+    """What soft tissue alone would show: what is seen beside the bone, carried under it.
 
     Parameters
     ----------
-    image : (rows, columns) line integrals or what comes near them, air 0, bone upright.
-    body : (rows, columns) bool, what is not air and not masked.
-    known_bone : pixels to leave out of the fit, where they are known.
+    image : (rows, columns) line integrals or what comes near them, air 0.
+    bone : (rows, columns) bool.
+    inside : (rows, columns) bool, the exposed field.
 
     Returns
     -------
-    (rows, columns) float32, 0 outside of the body.
+    (rows, columns) float32, 0 outside of the field.
     """
-    rows, columns = image.shape
-    hit = np.flatnonzero(body.any(axis=0))
-    if hit.size < 5:
-        return np.zeros_like(image)
-    x = (np.arange(columns) - (hit[0] + hit[-1]) / 2) / ((hit[-1] - hit[0]) / 2)
-    powers = x[None, :] ** np.arange(5)[:, None]
-    squared = np.square(np.maximum(image, 0.0), dtype=np.float64)
-    used: Bools = body if known_bone is None else body & ~known_bone
-    reach = 2 * max(2, round(_SHARED_ROWS * rows / 2)) + 1
-    weight = used.astype(np.float64)
-    fit = np.zeros_like(squared)
-    for _ in range(_ROUNDS):
-        moments = _shared(weight @ powers.T, reach)
-        values = _shared((weight * squared) @ powers[:3].T, reach)
-        system = moments[:, np.add.outer(np.arange(3), np.arange(3))]
-        scale = np.maximum(moments[:, 0], 1e-9)[:, None, None]
-        # A hint of a flat line keeps rows with few pixels of tissue from running away.
-        system = system / scale + np.diag([1e-9, 1e-7, 1e-6])
-        answer = np.linalg.solve(system, (values / scale[:, 0])[..., None])[..., 0]
-        fit = answer @ powers[:3]
-        new = used * np.where(squared > fit, _ABOVE, 1.0)
-        if np.array_equal(new, weight):
-            break
-        weight = new
-    return np.asarray(np.sqrt(np.maximum(fit, 0.0)) * body, dtype=np.float32)
+    size = max(image.shape)
+    hidden = ndimage.binary_dilation(bone, iterations=max(2, round(_EDGE * size)))
+    known = (inside & ~hidden).astype(np.float32)
+    level = np.where(known > 0, image, 0.0).astype(np.float32)
+    missing = hidden & inside
+    for width in _WIDTHS:
+        weight = ndimage.gaussian_filter(known, width * size)
+        use = missing & (weight > 0.1)
+        mean = ndimage.gaussian_filter(image * known, width * size)
+        level[use] = mean[use] / weight[use]
+        missing &= ~use
+    # Where the averages of two widths meet there is a step: it is smoothed out under the bone.
+    smooth = ndimage.gaussian_filter(level, _WIDTHS[0] * size)
+    return np.asarray(np.where(hidden, smooth, level) * inside, dtype=np.float32)
 
 
 def has_soft_tissue(image: Floats, body: Bools) -> bool:
@@ -86,7 +69,3 @@ def has_soft_tissue(image: Floats, body: Bools) -> bool:
         if rim.any() and middle.any():
             votes.append(float(np.median(chord[middle]) / max(np.median(chord[rim]), 1e-6)))
     return bool(votes) and float(np.median(votes)) > 0.95
-
-
-def _shared(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    return np.asarray(ndimage.uniform_filter1d(values, reach, axis=0, mode="nearest"))

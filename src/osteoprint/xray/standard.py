@@ -106,19 +106,20 @@ def place(radiograph: Radiograph, source: str = "film") -> Placement:
 
 
 def standard_picture(
-    radiograph: Radiograph, frame: StandardFrame, source: str = "film"
+    radiograph: Radiograph, frame: StandardFrame, source: str = "film", stretch: float = 1.0
 ) -> NDArray[np.float32]:
     """(rows, columns) float32 in 0...1: the bone upright in ``frame``, background 0.
 
     Brightness is divided by its 99th percentile on the bone, which takes out the exposure
-    and most of the energy. Raises FilmError as :func:`place`.
+    and most of the energy. ``stretch`` draws the bone out along itself, where it lay slanted.
+    Raises FilmError as :func:`place`.
     """
     placement = place(radiograph, source)
     image, spacing, centre = _shrunk(radiograph, placement, frame.spacing_mm)
     turn = np.deg2rad(placement.turn_deg)
     down = np.array([np.cos(turn), np.sin(turn)])
     right = np.array([-np.sin(turn), np.cos(turn)])
-    v = (np.arange(frame.rows) - (frame.rows - 1) / 2) * frame.spacing_mm
+    v = (np.arange(frame.rows) - (frame.rows - 1) / 2) * (frame.spacing_mm / stretch)
     u = (np.arange(frame.columns) - (frame.columns - 1) / 2) * frame.spacing_mm
     grid = v[:, None, None] * down + u[None, :, None] * right
     at = [grid[..., a] / spacing[a] + centre[a] for a in range(2)]
