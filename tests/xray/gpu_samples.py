@@ -93,7 +93,9 @@ def one_table(count: int) -> Sample:
 
 
 def one_type(dtype: type) -> Sample:
-    return Sample(prepare(noise(dtype), table(2)), cameras("cone")[1:3])
+    scan = noise(dtype)
+    scan.volume_hu.flags.writeable = False
+    return Sample(prepare(scan, table(2)), cameras("cone")[1:3])
 
 
 def both_beams() -> Sample:

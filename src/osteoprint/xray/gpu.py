@@ -21,7 +21,7 @@ from osteoprint.errors import InputError
 from osteoprint.xray.camera import Camera
 from osteoprint.xray.materials import AIR_HU
 from osteoprint.xray.pose_gradient import at_pose, slopes, speeds
-from osteoprint.xray.projector import Rays, rays, slots
+from osteoprint.xray.projector import slots
 from osteoprint.xray.traced import TracedVolume
 
 __all__ = ["GpuVolume", "image_and_gradient_gpu", "path_lengths_gpu", "to_gpu"]
@@ -83,7 +83,8 @@ def to_gpu(traced: TracedVolume, device: str | torch.device = "cuda") -> GpuVolu
         hu = traced.volume_hu
         if hu.dtype != np.int16:
             hu = hu.astype(np.float32, copy=False)
-        there = torch.from_numpy(np.ascontiguousarray(hu)).to(place)
+        # Torch warns of arrays that may not be written to, such as those read from a mapped file.
+        there = torch.from_numpy(np.require(hu, requirements=["C", "W"])).to(place)
         kept = GpuVolume(there, traced.quanta_per_hu)
         traced.kept.on_device[str(place)] = kept
     return kept
@@ -169,16 +170,21 @@ def _render(
     """(B, channels, rows, columns): cameras that look along one axis are rendered together."""
     if len({(each.geometry.rows, each.geometry.columns) for each in cameras}) != 1:
         raise ValueError("cameras rendered together need images of one size, and one at least")
-    place = _device(device)
-    volume = to_gpu(traced, place)
+    volume = to_gpu(traced, device)
+    place = volume.volume_hu.device
     rows, columns = cameras[0].geometry.rows, cameras[0].geometry.columns
-    out = torch.empty((len(cameras), channels, rows, columns), device=place)
-    lines = [rays(traced, each) for each in cameras]
-    for axis in sorted({each.axis for each in lines}):
-        places = [at for at, each in enumerate(lines) if each.axis == axis]
+    shape = (len(cameras), channels, rows, columns)
+    out = torch.empty(shape, dtype=torch.float32, device=place)
+    axes, through, direction = _beams(traced, cameras)
+    for axis in np.unique(axes).tolist():
+        places = np.flatnonzero(axes == axis)
+        order = [a for a in range(3) if a != axis] + [axis]
         cells = volume.cells_along(axis)
-        own = [lines[at] for at in places]
-        views = _views(traced, own, places, (rows, columns), tuple(cells.shape), table, centre)
+        beam = through[places][:, order], direction[places][:, order]
+        middle = (np.array(cells.shape)[[1, 2, 0]] - 1) / 2
+        steps = np.linalg.inv(traced.world_to_grid)[:3, :3][:, order]
+        moving = None if centre is None else speeds(traced.world_to_grid, axis, 0, centre)
+        views = _views(*beam, middle, steps.T @ steps, places, table, moving)
         _launch(cells, torch.from_numpy(views).to(place), out, centre is not None)
     return out
 
@@ -201,71 +207,85 @@ def _launch(
             kernels.lengths_kernel[grid](*given, channels, num_warps=kernels.WARPS)
 
 
+def _beams(traced: TracedVolume, cameras: list[Camera]) -> tuple[NDArray[np.intp], Array, Array]:
+    """(B,) axis most parallel to each beam, and (B, 3, 3) a point of every ray and its direction.
+
+    Both are in the grid, and change evenly over the image: their last axis holds the value
+    at its middle, the change per row and per column. They are ``projector.rays`` for many
+    cameras at once, since one after the other would take longer than rendering them.
+    """
+    matrix = traced.world_to_grid
+    to_world = np.array([each.camera_to_world for each in cameras])
+    right, down, beam, origin = np.moveaxis(to_world[:, :3, :], 2, 0)
+    spacing = np.array([each.geometry.pixel_spacing_mm for each in cameras])
+    parallel = np.array([each.is_parallel for each in cameras])
+    depth = np.where(parallel, 0.0, [each.geometry.sdd_mm for each in cameras])
+    geometry = cameras[0].geometry
+    principal = np.array([each.principal_point for each in cameras])
+    aside = ((geometry.rows - 1) / 2, (geometry.columns - 1) / 2) - principal
+    step_row, step_column = down * spacing[:, :1], right * spacing[:, 1:]
+    middle = origin + beam * depth[:, None] + step_row * aside[:, :1] + step_column * aside[:, 1:]
+    pixel = matrix[:3, :3] @ np.stack([middle, step_row, step_column], axis=2)
+    pixel[..., 0] += matrix[:3, 3]
+    source, along = np.zeros_like(pixel), np.zeros_like(pixel)
+    source[..., 0] = origin @ matrix[:3, :3].T + matrix[:3, 3]
+    along[..., 0] = beam @ matrix[:3, :3].T
+    through = np.where(parallel[:, None, None], pixel, source)
+    direction = np.where(parallel[:, None, None], along, pixel - source)
+    return np.abs(along[..., 0]).argmax(axis=1), through, direction
+
+
 def _views(
-    traced: TracedVolume,
-    lines: list[Rays],
-    places: list[int],
-    image: tuple[int, int],
-    cells: tuple[int, ...],
+    through: Array,
+    direction: Array,
+    middle: Array,
+    steps: Array,
+    places: NDArray[np.intp],
     table: NDArray[np.float32],
-    centre: Array | None,
+    moving: tuple[Array, Array] | None,
 ) -> NDArray[np.float32]:
     """(B, ...) float32, a row for each camera; what it holds is said in ``gpu_kernels``.
 
-    Numbers that change evenly over the image are arrays of (..., 3): at its middle, per row,
-    per column. Whatever is multiplied here has one factor that is the same all over the image.
+    Parameters
+    ----------
+    through, direction : (B, 3, 3) as from :func:`_beams`, with the main axis last.
+    middle : (3,) the grid's.
+    steps : (3, 3) dot products of the grid's steps, mm².
+    places : (B,) where the cameras' images go.
+    table : the kernel's own numbers, the same for all cameras.
+    moving : the speeds of ``pose_gradient``, for the kernel that wants them.
     """
-    count_n, count_a, count_b = cells
-    middle = (np.array([count_a, count_b, count_n]) - 1) / 2
-    through, direction = _beams(lines, image)
-    from_middle = through.copy()
-    from_middle[..., 0] -= middle
-    steps = np.array([each.to_mm.T @ each.to_mm for each in lines])
+    count = len(places)
+    even = np.array([1.0, 0.0, 0.0])
+    from_middle = through - middle[:, None] * even
+    same = [middle, steps[[0, 0, 1, 0, 1, 2], [0, 1, 1, 2, 2, 2]]]
     parts = [
-        np.concatenate([_met(from_middle, direction), direction], axis=1),
-        np.tile(middle, (len(lines), 1)),
-        steps[:, [0, 0, 1, 0, 1, 2], [0, 1, 1, 2, 2, 2]],
-        np.array(places, dtype=np.float64),
-        np.tile(table, (len(lines), 1)),
+        _met(from_middle, direction),
+        direction,
+        *(np.tile(each, (count, 1)) for each in same),
+        places.astype(np.float64),
+        np.tile(table, (count, 1)),
     ]
-    if centre is not None:
-        # All cameras of a call look along one axis, so the scan moves for all alike.
-        spin, shift = speeds(traced.world_to_grid, lines[0], 0, centre)
-        even = np.array([1.0, 0.0, 0.0])
-        for k in range(6):
-            moved, turned = spin[k] @ through + shift[k][:, None] * even, spin[k] @ direction
-            met = _met(moved, direction) + _met(from_middle, turned)
-            parts.append(np.concatenate([met, turned], axis=1))
-    flat = [part.reshape(len(lines), -1) for part in parts]
-    return np.concatenate(flat, axis=1).astype(np.float32)
-
-
-def _beams(lines: list[Rays], image: tuple[int, int]) -> tuple[Array, Array]:
-    """(B, 3, 3) each: a point of every ray and its direction, in the grid's turned axes."""
-    rows, columns = image
-    through, direction = np.zeros((len(lines), 3, 3)), np.zeros((len(lines), 3, 3))
-    for at, each in enumerate(lines):
-        to_middle = (rows - 1) / 2 * each.step_row + (columns - 1) / 2 * each.step_column
-        pixel = np.stack([each.start + to_middle, each.step_row, each.step_column], axis=1)
-        if each.parallel:
-            through[at] = pixel
-            direction[at, :, 0] = each.source
-        else:
-            through[at, :, 0] = each.source
-            direction[at] = pixel
-            direction[at, :, 0] -= each.source
-    return through, direction
+    if moving is not None:
+        for spin, shift in zip(*moving, strict=True):
+            moved, turned = spin @ through + shift[:, None] * even, spin @ direction
+            parts += [_met(moved, direction) + _met(from_middle, turned), turned]
+    return np.concatenate([each.reshape(count, -1) for each in parts], axis=1, dtype=np.float32)
 
 
 def _met(through: Array, direction: Array) -> Array:
-    """(B, 2, 3): a and b where rays meet the plane n = 0, times their step along n."""
+    """(B, 2, 3): a and b where rays meet the plane n = 0, times their step along n.
+
+    What is multiplied changes evenly over the image, but one of two factors is always the
+    same all over it (the source, or a parallel beam's direction): so the products do, too.
+    """
 
     def times(one: Array, two: Array) -> Array:
-        return one[..., :1] * two + two[..., :1] * one - one[..., :1] * two[..., :1] * even
+        product = one[..., :1] * two + two[..., :1] * one
+        product[..., 0] -= one[..., 0] * two[..., 0]
+        return product
 
-    even = np.array([1.0, 0.0, 0.0])
-    along_n, at_n = direction[:, 2:], through[:, 2:]
-    return times(through[:, :2], along_n) - times(at_n, direction[:, :2])
+    return times(through[:, :2], direction[:, 2:]) - times(through[:, 2:], direction[:, :2])
 
 
 def _device(device: str | torch.device) -> torch.device:

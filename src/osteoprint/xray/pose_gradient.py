@@ -16,7 +16,6 @@ from osteoprint.frames import rigid
 from osteoprint.xray.camera import Camera
 from osteoprint.xray.materials import AIR_HU
 from osteoprint.xray.projector import (
-    Rays,
     beam_in,
     block_reach,
     clip_planes,
@@ -78,7 +77,7 @@ def image_and_gradient(
     matrix = posed.world_to_grid
     for layout in posed.layouts(lines.axis):
         marks = posed.marks(lines.axis, layout, reach)
-        moving = speeds(matrix, lines, layout.first_plane, centre)
+        moving = speeds(matrix, lines.axis, layout.first_plane, centre)
         beam = beam_in(lines, layout)
         _trace(layout.packed, marks, beam, lines.to_mm, low, width, gain, *moving, out)
     return out[0], out[1:]
@@ -94,25 +93,25 @@ def at_pose(traced: TracedVolume, pose: NDArray[np.float64]) -> TracedVolume:
 
 
 def speeds(
-    matrix: NDArray[np.float64], lines: Rays, first_plane: int, centre: NDArray[np.float64]
+    matrix: NDArray[np.float64], axis: int, first_plane: int, centre: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(6, 3, 3) and (6, 3): a grid point's speed is the one times the point plus the other.
 
     A scan that moves one way sees a point that rests move the other way. Points are in the
     rays' axes, with planes counted from ``first_plane``; ``matrix`` is LPS mm -> grid.
     """
-    order = [a for a in range(3) if a != lines.axis] + [lines.axis]
+    order = [a for a in range(3) if a != axis] + [axis]
     linear, offset = matrix[:3, :3][order], matrix[:3, 3][order].copy()
     offset[2] -= first_plane
     back = np.linalg.inv(linear)
     spin = np.zeros((6, 3, 3))
     shift = np.zeros((6, 3))
-    for axis in range(3):
-        cross = np.cross(np.eye(3)[axis], np.eye(3)).T
-        spin[axis] = -linear @ cross @ back
+    for k in range(3):
+        cross = np.cross(np.eye(3)[k], np.eye(3)).T
+        spin[k] = -linear @ cross @ back
         # The point in the world is back @ (grid - offset); the centre rests.
-        shift[axis] = -spin[axis] @ (offset + linear @ centre)
-        shift[3 + axis] = -linear[:, axis]
+        shift[k] = -spin[k] @ (offset + linear @ centre)
+        shift[3 + k] = -linear[:, k]
     return spin, shift
 
 
