@@ -16,7 +16,6 @@ from osteoprint.frames import rigid
 from osteoprint.xray.camera import Camera
 from osteoprint.xray.materials import AIR_HU
 from osteoprint.xray.projector import (
-    Rays,
     beam_in,
     block_reach,
     clip_planes,
@@ -24,7 +23,7 @@ from osteoprint.xray.projector import (
     next_span,
     rays,
 )
-from osteoprint.xray.traced import Layout, TracedVolume
+from osteoprint.xray.traced import TracedVolume
 from osteoprint.xray.vectors import widest_vectors
 
 
@@ -71,16 +70,16 @@ def image_and_gradient(
     """
     posed = traced if pose is None else at_pose(traced, pose)
     lines = rays(posed, camera)
-    low, width, gain = _slopes(traced, np.asarray(mu_per_mm, dtype=np.float64))
+    low, width, gain = slopes(traced, np.asarray(mu_per_mm, dtype=np.float64))
     rows, columns = camera.geometry.rows, camera.geometry.columns
     out = np.zeros((7, rows, columns), dtype=np.float32)
     reach = block_reach(lines, rows, columns)
     matrix = posed.world_to_grid
     for layout in posed.layouts(lines.axis):
         marks = posed.marks(lines.axis, layout, reach)
-        speeds = _speeds(matrix, lines, layout, centre)
+        moving = speeds(matrix, lines.axis, layout.first_plane, centre)
         beam = beam_in(lines, layout)
-        _trace(layout.packed, marks, beam, lines.to_mm, low, width, gain, *speeds, out)
+        _trace(layout.packed, marks, beam, lines.to_mm, low, width, gain, *moving, out)
     return out[0], out[1:]
 
 
@@ -93,29 +92,30 @@ def at_pose(traced: TracedVolume, pose: NDArray[np.float64]) -> TracedVolume:
     return replace(traced, world_to_grid=traced.world_to_grid @ invert_rigid(pose))
 
 
-def _speeds(
-    matrix: NDArray[np.float64], lines: Rays, layout: Layout, centre: NDArray[np.float64]
+def speeds(
+    matrix: NDArray[np.float64], axis: int, first_plane: int, centre: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(6, 3, 3) and (6, 3): a grid point's speed is the one times the point plus the other.
 
-    A scan that moves one way sees a point that rests move the other way.
+    A scan that moves one way sees a point that rests move the other way. Points are in the
+    rays' axes, with planes counted from ``first_plane``; ``matrix`` is LPS mm -> grid.
     """
-    order = [a for a in range(3) if a != lines.axis] + [lines.axis]
+    order = [a for a in range(3) if a != axis] + [axis]
     linear, offset = matrix[:3, :3][order], matrix[:3, 3][order].copy()
-    offset[2] -= layout.first_plane
+    offset[2] -= first_plane
     back = np.linalg.inv(linear)
     spin = np.zeros((6, 3, 3))
     shift = np.zeros((6, 3))
-    for axis in range(3):
-        cross = np.cross(np.eye(3)[axis], np.eye(3)).T
-        spin[axis] = -linear @ cross @ back
+    for k in range(3):
+        cross = np.cross(np.eye(3)[k], np.eye(3)).T
+        spin[k] = -linear @ cross @ back
         # The point in the world is back @ (grid - offset); the centre rests.
-        shift[axis] = -spin[axis] @ (offset + linear @ centre)
-        shift[3 + axis] = -linear[:, axis]
+        shift[k] = -spin[k] @ (offset + linear @ centre)
+        shift[3 + k] = -linear[:, k]
     return spin, shift
 
 
-def _slopes(
+def slopes(
     traced: TracedVolume, mu: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """(8,) each: where a range of stored values begins, its width, attenuation per value in it."""

@@ -73,7 +73,9 @@ def rays(traced: TracedVolume, camera: Camera) -> Rays:
     )
 
 
-def path_lengths(traced: TracedVolume, camera: Camera) -> NDArray[np.float32]:
+def path_lengths(
+    traced: TracedVolume, camera: Camera, *, device: str = "cpu"
+) -> NDArray[np.float32]:
     """(M, rows, columns) float32: mm of each material on the way to each pixel.
 
     M counts the table's materials; air is left out. A source inside the scan is treated
@@ -83,14 +85,22 @@ def path_lengths(traced: TracedVolume, camera: Camera) -> NDArray[np.float32]:
     ----------
     traced : the scan, from :func:`prepare`.
     camera : where source and detector are.
+    device : "cpu", or a CUDA device, which agrees to 1e-3; many images at once, or without
+        fetching them from the device, are :func:`osteoprint.xray.gpu.path_lengths_gpu`'s.
 
     Raises
     ------
     ValueError : the table has more than 7 materials.
+    InputError : there is no such device.
     """
+    if device != "cpu":
+        # Brings torch with it: only when asked for.
+        from osteoprint.xray.gpu import path_lengths_gpu
+
+        return np.asarray(path_lengths_gpu(traced, camera, device).cpu().numpy())
     lines = rays(traced, camera)
     rows, columns = camera.geometry.rows, camera.geometry.columns
-    low, width = _slots(traced)
+    low, width = slots(traced)
     materials = len(traced.materials.materials)
     trace = _tracer(4 if materials <= 3 else 8)
     out = np.zeros((materials, rows, columns), dtype=np.float32)
@@ -139,7 +149,7 @@ def block_reach(lines: Rays, rows: int, columns: int) -> tuple[int, int]:
     return max(int(far[0]), 1), max(int(far[1]), 1)
 
 
-def _slots(traced: TracedVolume) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def slots(traced: TracedVolume) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(8,) float32 each: where each material's range of stored values begins, and its width.
 
     The slot after the last material holds what lies above it; the rest are out of reach.

@@ -53,10 +53,17 @@ class _Kept:
     limit_bytes: int
     by_axis: OrderedDict[int, Layout] = field(default_factory=OrderedDict)
     dilated: dict[tuple[int, int, int], NDArray[np.uint8]] = field(default_factory=dict)
+    # Device -> the scan in its memory (gpu.GpuVolume; torch is not known here).
+    on_device: dict[str, object] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
         """Layouts are made again where the scan is sent to: they are large and quick."""
-        return {"limit_bytes": self.limit_bytes, "by_axis": OrderedDict(), "dilated": {}}
+        return {
+            "limit_bytes": self.limit_bytes,
+            "by_axis": OrderedDict(),
+            "dilated": {},
+            "on_device": {},
+        }
 
 
 @dataclass(frozen=True, eq=False)
