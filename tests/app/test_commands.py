@@ -15,7 +15,9 @@ from PIL import Image
 from osteoprint.app.cli import run
 from osteoprint.bank.store import Bank
 from osteoprint.ct.parametric import sample_bone
+from osteoprint.ct.surface import read_surface
 from osteoprint.frames import Side
+from osteoprint.reconstruct.output import write_surface
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_verify_a_pair_with_itself(world, capsys):
     assert set(answer) == {"same_bone", "distance", "threshold", "likelihood_ratio"}
 
 
-@pytest.mark.parametrize("ending", ["ply", "stl", "glb"])
+@pytest.mark.parametrize("ending", ["ply", "stl", "glb", "dcm"])
 def test_reconstruct_gives_the_matched_bones_surface(world, capsys, tmp_path, ending):
     out = tmp_path / f"bone.{ending}"
     answer = ask(capsys, "reconstruct", *films(world), "--bank", world / "bank", "--out", out)
@@ -66,11 +68,10 @@ def test_reconstruct_gives_the_matched_bones_surface(world, capsys, tmp_path, en
         "method", "surface", "seconds", "watertight", "scale_source", "warnings", "uncertainty_mm",
     }  # fmt: skip
     assert answer["watertight"] is True
-    mesh = trimesh.load_mesh(out)
-    scale = 1e3 if ending == "glb" else 1.0
+    mesh = read_surface(out)
     with Bank.open(world / "bank") as bank:
         record = bank.bone(answer["nearest"]["id"])
-    assert np.ptp(mesh.vertices[:, 0]) * scale == pytest.approx(record.length_mm, rel=1e-4)
+    assert np.ptp(mesh.vertices[:, 0]) == pytest.approx(record.length_mm, rel=1e-4)
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -92,6 +93,13 @@ def test_compare(world, capsys, tmp_path):
         capsys, "compare", tmp_path / "moved.stl", tmp_path / "truth.ply", "--align", "none"
     )
     assert unmoved["rms_mm"] > 5
+    for ending in ("glb", "dcm"):
+        write_surface(surface, tmp_path / f"estimate.{ending}")
+        answer = ask(
+            capsys, "compare", tmp_path / f"estimate.{ending}", tmp_path / "truth.ply",
+            "--align", "none",
+        )  # fmt: skip
+        assert answer["hausdorff_mm"] < 0.001
 
 
 def test_render_makes_pictures_that_the_manifest_names(world, capsys, tmp_path):

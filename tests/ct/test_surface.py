@@ -238,7 +238,7 @@ def test_several_bodies_points_and_strange_files(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="no faces"):
         read_surface(tmp_path / "points.ply")
     with pytest.raises(ScanError, match="not a surface file"):
-        read_surface(tmp_path / "bone.glb")
+        read_surface(tmp_path / "bone.xyz")
     with pytest.raises(ScanError, match="no such file"):
         read_surface(tmp_path / "none.ply")
 

@@ -250,3 +250,33 @@ def test_real_bones_agree_with_dense_sampling(real_data: Path) -> None:
     assert directed.mean_mm == pytest.approx(np.mean(dense), rel=0.003)
     assert directed.hd95_mm == pytest.approx(np.percentile(dense, 95), rel=0.01)
     assert directed.hausdorff_mm == pytest.approx(dense.max(), rel=0.01)
+
+
+@pytest.mark.parametrize("spread_mm", [0.5, 5.0, 300.0])
+def test_points_that_share_a_search_find_what_single_ones_find(spread_mm: float) -> None:
+    mesh = ball(40, subdivisions=5)
+    mesh.vertices *= 1 + 0.05 * np.sin(mesh.vertices.sum(axis=1, keepdims=True))
+    index = SurfaceIndex.build(mesh)
+    rng = np.random.default_rng(4)
+    middles = np.repeat(rng.normal(0, 30, (40, 3)), 50, axis=0)
+    points = middles + rng.normal(0, spread_mm, middles.shape)
+    together = index.nearest(points)[0]
+    # With hints every point is searched for by itself.
+    singly = index.nearest(points, np.zeros(len(points), dtype=np.int64))[0]
+    assert together == pytest.approx(singly, abs=1e-12)
+
+
+def test_slivers_do_not_hide_what_is_nearer() -> None:
+    sliver = [[-50.0, 0, 0], [50.0, 1e-9, 0], [50.0, 0, 0]]
+    mesh = trimesh.Trimesh(
+        [*sliver, [10, 5, -1], [12, 5, -1], [10, 7, -1]], [[0, 1, 2], [3, 4, 5]], process=False
+    )
+    points = np.random.default_rng(5).normal([10, 4, 0], 1.0, (64, 3))
+    distances, nearest, _ = SurfaceIndex.build(mesh).nearest(points)
+    to_line = np.hypot(points[:, 1], points[:, 2])
+    to_other = np.linalg.norm(
+        points - trimesh.triangles.closest_point(np.tile(mesh.triangles[1], (64, 1, 1)), points),
+        axis=1,
+    )
+    assert distances == pytest.approx(np.minimum(to_line, to_other), abs=1e-8)
+    assert np.linalg.norm(points - nearest, axis=1) == pytest.approx(distances, abs=1e-12)

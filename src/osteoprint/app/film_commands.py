@@ -125,7 +125,7 @@ def reconstruct(
     ap: ApArgument,
     ml: MlArgument,
     bank: BankOption,
-    out: Annotated[Path, typer.Option(help="The surface: .ply, .stl or .glb.")],
+    out: Annotated[Path, typer.Option(help="The surface: .ply, .stl, .glb or .dcm.")],
     method: Annotated[
         Literal["nearest"], typer.Option(help="nearest: the bank's closest bone.")
     ] = "nearest",
@@ -232,8 +232,10 @@ def film(
 
 
 def compare(
-    estimate: Annotated[Path, typer.Argument(help="A surface, mm.")],
-    truth: Annotated[Path, typer.Argument(help="The surface it should be, mm.")],
+    estimate: Annotated[
+        Path, typer.Argument(help="A surface: .ply, .stl, .obj (mm), .glb or .dcm.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="The surface it should be.")],
     align: Annotated[
         Literal["rigid", "none"], typer.Option(help="Move the estimate onto the truth first?")
     ] = "rigid",

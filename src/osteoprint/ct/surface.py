@@ -6,6 +6,7 @@ normals point outwards, without inner cavities, in LPS mm.
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _MOST_SHIFT_VOXELS = 1.5
 _LEAST_EDGE_HU = 150.0  # between the cortex and what lies outside it; less is no edge to trust
 _SMALLEST_MM, _LARGEST_MM = 10.0, 2000.0
 _LARGEST_FILE = 2_000_000_000
+_KINDS = ("ply", "stl", "obj", "glb", "dcm")
 
 
 def surface_from_mask(
@@ -209,16 +211,19 @@ def _spread(mesh: trimesh.Trimesh, values: Floats, known: NDArray[np.bool_]) -> 
 
 
 def read_surface(path: Path) -> trimesh.Trimesh:
-    """Read a bone's surface from a PLY, STL or OBJ file.
+    """Read a bone's surface from a PLY, STL, OBJ or GLB file, or a DICOM Encapsulated STL.
 
-    Coordinates are taken as LPS mm and never scaled. Equal vertices are merged (STL has no
+    Coordinates are taken as LPS mm and never scaled, but for GLB, which is in metres by its
+    standard, and for DICOM, which names its unit. Equal vertices are merged (STL has no
     others) and the faces wound outwards.
 
     Returns a mesh that passes ``check_surface``. Raises ScanError for everything else.
     """
     kind = path.suffix.lower().lstrip(".")
-    if kind not in ("ply", "stl", "obj"):
-        raise ScanError(path, "not a surface file", "give a PLY, STL or OBJ file")
+    if kind not in _KINDS:
+        raise ScanError(
+            path, "not a surface file", "give a PLY, STL, OBJ, GLB or DICOM (.dcm) file"
+        )
     if not path.is_file():
         raise ScanError(path, "there is no such file", "check the path")
     size = path.stat().st_size
@@ -226,25 +231,65 @@ def read_surface(path: Path) -> trimesh.Trimesh:
         raise ScanError(path, "the file is empty", "export the surface again")
     if size > _LARGEST_FILE:
         raise ScanError(path, "the surface is larger than 2 GB", "reduce its number of faces")
-    damaged = ScanError(path, f"not a readable {kind.upper()} surface", "export the surface again")
+    if kind == "dcm":
+        # DICOM has its own module, which is slow to import.
+        from osteoprint.ct.encapsulated import stl_from_dicom
+
+        content, mm_per_unit = stl_from_dicom(path)
+        return surface_from_bytes(content, "stl", path, mm_per_unit)
+    return surface_from_bytes(path.read_bytes(), kind, path, 1000.0 if kind == "glb" else 1.0)
+
+
+def surface_from_bytes(
+    content: bytes, kind: str, source: str | Path, mm_per_unit: float = 1.0
+) -> trimesh.Trimesh:
+    """The surface in the bytes of a file: what :func:`read_surface` does after reading them.
+
+    Parameters
+    ----------
+    content : of a whole file.
+    kind : "ply", "stl", "obj" or "glb".
+    source : what to call it in messages.
+    mm_per_unit : what one unit of its coordinates is in mm.
+
+    Returns a mesh in mm that passes ``check_surface``. Raises ScanError for everything else.
+    """
+    damaged = ScanError(
+        source, f"not a readable {kind.upper()} surface", "export the surface again"
+    )
+    if kind == "glb" and not _glb_holds_what_it_says(content):
+        raise damaged
     try:
         # From memory, so that nothing a file refers to is opened.
-        loaded = trimesh.load(BytesIO(path.read_bytes()), file_type=kind, process=False)
+        loaded = trimesh.load(BytesIO(content), file_type=kind, process=False)
         mesh = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
     except (Exception, RecursionError) as error:
         # trimesh's parsers raise whatever the broken bytes lead them to.
         raise damaged from error
     if not isinstance(mesh, trimesh.Trimesh):
-        raise ScanError(path, "holds points or lines but no faces", "export a triangle mesh")
-    _refuse_unusable(mesh, path)
-    mesh = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        raise ScanError(source, "holds points or lines but no faces", "export a triangle mesh")
+    _refuse_unusable(mesh, source)
+    vertices = np.asarray(mesh.vertices, dtype=np.float64)
+    if mm_per_unit != 1.0:
+        vertices = vertices * mm_per_unit
+    mesh = trimesh.Trimesh(vertices, mesh.faces, process=False)
     mesh.merge_vertices()
     mesh.update_faces(mesh.nondegenerate_faces(height=0.0))
     mesh.remove_unreferenced_vertices()
     if mesh.is_watertight:
         trimesh.repair.fix_normals(mesh)
-    check_surface(mesh, path)
+    check_surface(mesh, source)
     return mesh
+
+
+def _glb_holds_what_it_says(content: bytes) -> bool:
+    """False for a GLB whose tables are larger than its bytes: they would fill the memory."""
+    try:
+        length = int.from_bytes(content[12:16], "little")
+        tables = json.loads(content[20 : 20 + length])["accessors"]
+        return sum(int(table["count"]) for table in tables) <= len(content)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _refuse_unusable(mesh: trimesh.Trimesh, source: str | Path) -> None:

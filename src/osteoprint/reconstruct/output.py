@@ -1,4 +1,4 @@
-"""Surfaces out: PLY, STL, GLB, in millimetres."""
+"""Surfaces out: PLY, STL, GLB and DICOM, in millimetres."""
 
 from __future__ import annotations
 
@@ -6,28 +6,49 @@ from pathlib import Path
 
 import trimesh
 
+from osteoprint.ct.encapsulated import DicomLabels, stl_to_dicom
+from osteoprint.ct.surface import surface_from_bytes
 from osteoprint.errors import InputError
 
-SURFACE_FORMATS = (".ply", ".stl", ".glb")
+SURFACE_FORMATS = (".ply", ".stl", ".glb", ".dcm")
 
 
-def write_surface(surface: trimesh.Trimesh, path: Path) -> None:
+def write_surface(
+    surface: trimesh.Trimesh, path: Path, *, labels: DicomLabels | None = None
+) -> None:
     """Write a surface in the format of its ending; the file appears whole or not at all.
 
-    GLB says metres by its standard; the vertices are scaled so that viewers show true size.
-    Raises InputError for an unknown ending or a folder that cannot be written.
+    What was written is read back from memory first: it must be one closed manifold, wound
+    outwards, after its coordinates were rounded to the 32 bits of these formats. GLB says
+    metres by its standard; the vertices are scaled so that viewers show true size. DICOM is
+    an Encapsulated STL object, in mm.
+
+    Parameters
+    ----------
+    surface : mm.
+    path : where to; its ending says how.
+    labels : whom a DICOM object belongs to; other formats do not hold it.
+
+    Raises InputError for an unknown ending or a folder that cannot be written, ScanError for
+    a surface that is not closed, ValueError for labels that are no valid values.
     """
     ending = path.suffix.lower()
     if ending not in SURFACE_FORMATS:
         raise InputError(path, "is no surface format", f"end it in {', '.join(SURFACE_FORMATS)}")
+    mm_per_unit = 1000.0 if ending == ".glb" else 1.0
+    kind = "stl" if ending == ".dcm" else ending[1:]
     mesh = surface
-    if ending == ".glb":
+    if mm_per_unit != 1.0:
         mesh = surface.copy()
-        mesh.vertices = surface.vertices * 1e-3
-    content = mesh.export(file_type=ending[1:])
+        mesh.vertices = surface.vertices / mm_per_unit
+    exported = mesh.export(file_type=kind)
+    content = exported if isinstance(exported, bytes) else str(exported).encode()
+    surface_from_bytes(content, kind, path, mm_per_unit)
+    if ending == ".dcm":
+        content = stl_to_dicom(content, labels)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -22,13 +22,12 @@ import trimesh
 from numba import njit
 from numpy.typing import NDArray
 
+from osteoprint.shape.even_mesh import even_mesh, first_seen
 from osteoprint.shape.surface_index import SurfaceIndex
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# The longest edge of the quadrature, as a part of the size of the surface.
-SPACING = 0.01
 # How much a bent gradient may hide in a triangle, as a part of the RMS. At 1 RMS and mean are
 # within 0.25 % of a dense sampling, for surfaces far apart, close, rough, and decimated.
 HIDDEN = 1.0
@@ -43,6 +42,8 @@ FINE_POINTS = (
 )
 FINE_WEIGHTS = np.array([1, 1, 1, 3, 3, 3, 3]) / 16
 FINE_CORNER_WEIGHT = 1 / 48
+# Of the histogram that finds percentiles.
+BINS = 1024
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,13 @@ def vertex_distances(
 
     Raises InputError as :func:`surface_distance` does.
     """
-    first = _indexed(estimate, "estimate")
-    return _indexed(truth, "truth").nearest(first.vertices)[0]
+    first, second = _indexed(estimate, "estimate"), _indexed(truth, "truth")
+    # In the order of the tree neighbours follow each other; what no face uses comes last.
+    seen, _ = first_seen(first.faces[first.order], len(first.vertices))
+    asked = np.concatenate([seen, np.setdiff1d(np.arange(len(first.vertices)), seen)])
+    distances = np.empty(len(first.vertices))
+    distances[asked] = second.nearest(first.vertices[asked])[0]
+    return distances
 
 
 def rms_between(points: Floats, truth: SurfaceIndex) -> float:
@@ -188,40 +194,106 @@ class _Field:
     def reduce(self) -> DirectedDistance:
         """RMS, mean, 95th percentile and maximum."""
         area = self.weights.sum()
-        order = np.argsort(self.distances)
-        below = np.cumsum(self.weights[order])
-        rank = min(int(np.searchsorted(below, 0.95 * below[-1])), len(order) - 1)
         return DirectedDistance(
             rms_mm=float(np.sqrt(self.square_integral / area)),
             mean_mm=float(self.integral / area),
-            hd95_mm=float(self.distances[order[rank]]),
-            hausdorff_mm=float(self.distances[order[-1]]),
+            hd95_mm=float(_quantile(self.distances, self.weights, 0.95)),
+            hausdorff_mm=float(self.distances.max()),
         )
 
 
 def _integrate(start: SurfaceIndex, goal: SurfaceIndex) -> _Field:
     """The distance to `goal` over the surface of `start`."""
-    points, faces = _even_mesh(start)
+    points, faces = even_mesh(start)
     distances, nearest, _ = goal.nearest(points)
     area, means, squares, hidden = _smooth_rule(points, faces, distances, nearest)
     fine = hidden >= HIDDEN * np.sqrt(squares.sum() / area.sum())
 
-    extra = np.matmul(FINE_POINTS, points[faces[fine]]).reshape(-1, 3)
+    extra = _fine_points(points, faces, fine)
     extra_distances = goal.nearest(extra)[0]
-    extra_weights = np.outer(area[fine], FINE_WEIGHTS).ravel()
-    per_corner = area * np.where(fine, FINE_CORNER_WEIGHT, 1 / 3)
-    weights = np.bincount(faces.ravel(), np.repeat(per_corner, 3), minlength=len(points))
-
-    at_corners = distances[faces[fine]]
-    corner_weights = FINE_CORNER_WEIGHT * area[fine]
-    integral = means[~fine].sum() + corner_weights @ at_corners.sum(axis=1)
-    square_integral = squares[~fine].sum() + corner_weights @ (at_corners**2).sum(axis=1)
-    return _Field(
-        np.concatenate([distances, extra_distances]),
-        np.concatenate([weights, extra_weights]),
-        float(integral + extra_weights @ extra_distances),
-        float(square_integral + extra_weights @ extra_distances**2),
+    weights, integral, square_integral = _add_up(
+        faces, fine, area, means, squares, distances, extra_distances
     )
+    everywhere = np.concatenate([distances, extra_distances])
+    return _Field(everywhere, weights, integral, square_integral)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fine_points(points: Floats, faces: Ints, fine: NDArray[np.bool_]) -> Floats:
+    """(7 k, 3) the further points of the k triangles that are `fine`."""
+    extra = np.empty((len(FINE_POINTS) * fine.sum(), 3))
+    n = 0
+    for t in range(len(faces)):
+        if fine[t]:
+            a, b, c = faces[t]
+            for part in FINE_POINTS:
+                for x in range(3):
+                    extra[n, x] = (
+                        part[0] * points[a, x] + part[1] * points[b, x] + part[2] * points[c, x]
+                    )
+                n += 1
+    return extra
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_up(
+    faces: Ints,
+    fine: NDArray[np.bool_],
+    area: Floats,
+    means: Floats,
+    squares: Floats,
+    distances: Floats,
+    extra_distances: Floats,
+) -> tuple[Floats, float, float]:
+    """The mm^2 each point stands for, first the corners, then the further points; and the
+    integrals of the distance and of its square."""
+    corners = len(distances)
+    weights = np.zeros(corners + len(extra_distances))
+    integral, square_integral = 0.0, 0.0
+    n = 0
+    for t in range(len(faces)):
+        per_corner = area[t] * (FINE_CORNER_WEIGHT if fine[t] else 1 / 3)
+        for k in range(3):
+            weights[faces[t, k]] += per_corner
+        if not fine[t]:
+            integral += means[t]
+            square_integral += squares[t]
+            continue
+        for k in range(3):
+            distance = distances[faces[t, k]]
+            integral += per_corner * distance
+            square_integral += per_corner * distance**2
+        for weight in FINE_WEIGHTS:
+            distance = extra_distances[n]
+            weights[corners + n] = weight * area[t]
+            integral += weight * area[t] * distance
+            square_integral += weight * area[t] * distance**2
+            n += 1
+    return weights, integral, square_integral
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _quantile(values: Floats, weights: Floats, share: float) -> float:
+    """The least of `values` (not negative) that, with all below it, weighs `share` of all.
+
+    Only the values of one bin of a histogram are sorted.
+    """
+    per_value = (BINS - 1) / values.max() if values.max() > 0.0 else 0.0
+    mass = np.zeros(BINS)
+    for n in range(len(values)):
+        mass[int(values[n] * per_value)] += weights[n]
+    left = share * mass.sum()
+    middle = 0
+    while middle < BINS - 1 and mass[middle] < left:
+        left -= mass[middle]
+        middle += 1
+    inside = np.flatnonzero((values * per_value).astype(np.int64) == middle)
+    order = inside[np.argsort(values[inside])]
+    for n in order:
+        left -= weights[n]
+        if left <= 0.0:
+            return values[n]
+    return values[order[-1]]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -267,75 +339,3 @@ def _smooth_rule(
         squares[t] = 0.0 if touching else area[t] * square
         hidden[t] = np.inf if touching else np.sqrt(bend2 * edge2.max())
     return area, means, squares, hidden
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _longest_edges(corners: Floats) -> Floats:
-    """(m,) longest edge of each triangle of (m, 9) corners."""
-    longest = np.empty(len(corners))
-    for t in range(len(corners)):
-        most = 0.0
-        for k in range(3):
-            edge2 = 0.0
-            for x in range(3):
-                edge2 += (corners[t, 3 * k + x] - corners[t, (3 * k + 3 + x) % 9]) ** 2
-            most = max(most, edge2)
-        longest[t] = np.sqrt(most)
-    return longest
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _first_seen(faces: Ints, count: int) -> tuple[Ints, Ints]:
-    """The vertices in the order in which `faces` name them, and the faces so renumbered."""
-    number = np.full(count, -1, np.int64)
-    seen = np.empty(count, np.int64)
-    renumbered = np.empty_like(faces)
-    new = 0
-    for t in range(len(faces)):
-        for k in range(3):
-            vertex = faces[t, k]
-            if number[vertex] < 0:
-                number[vertex] = new
-                seen[new] = vertex
-                new += 1
-            renumbered[t, k] = number[vertex]
-    return seen[:new].copy(), renumbered
-
-
-def _even_mesh(surface: SurfaceIndex) -> tuple[Floats, Ints]:
-    """Points and triangles of `surface`, the triangles cut until no edge is too long.
-
-    In the order of the search tree, so that points which follow each other are neighbours.
-    """
-    longest = _longest_edges(surface.corners)
-    # Room for rounding, or an edge of exactly that length would be cut in one pose only.
-    pieces = np.ceil(longest / (SPACING * surface.size_mm) - 1e-9).astype(np.int64)
-    whole = surface.faces[surface.order[pieces <= 1]]
-    seen, renumbered = _first_seen(whole, len(surface.vertices))
-    all_points = [surface.vertices[seen]]
-    all_faces = [renumbered]
-    count = len(seen)
-    for n in np.unique(pieces[pieces > 1]):
-        weights, parts = _cut_triangle(int(n))
-        cut = np.matmul(weights, surface.corners[pieces == n].reshape(-1, 3, 3))
-        offsets = count + len(weights) * np.arange(len(cut))
-        all_points.append(cut.reshape(-1, 3))
-        all_faces.append((offsets[:, None, None] + parts).reshape(-1, 3))
-        count += len(cut) * len(weights)
-    return np.concatenate(all_points), np.concatenate(all_faces)
-
-
-def _cut_triangle(n: int) -> tuple[Floats, Ints]:
-    """A triangle with each edge cut into n: (k, 3) barycentric points, (n * n, 3) parts."""
-    number: dict[tuple[int, int], int] = {}
-    for i in range(n + 1):
-        for j in range(n + 1 - i):
-            number[i, j] = len(number)
-    weights = np.array([[n - i - j, i, j] for i, j in number], dtype=np.float64) / n
-    parts = []
-    for i in range(n):
-        for j in range(n - i):
-            parts.append([number[i, j], number[i + 1, j], number[i, j + 1]])
-            if i + j < n - 1:
-                parts.append([number[i + 1, j], number[i + 1, j + 1], number[i, j + 1]])
-    return weights, np.array(parts, dtype=np.int64)

@@ -18,14 +18,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from osteoprint.errors import InputError
+from osteoprint.shape.nearest_triangle import search_each, search_together, touch
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LEAF_TRIANGLES = 4
+LEAF_TRIANGLES = 8
 # Below this part of the bounding-box diagonal a distance is rounding, and becomes 0.
 ROUNDING = 1e-12
 POINTS_PER_THREAD = 2000
+# Points share a search within so many times the root of a triangle's mean area.
+TOGETHER = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +108,25 @@ class SurfaceIndex:
         places = np.full(len(points), -1, dtype=np.int64)
         if hints is not None:
             places = self.places[hints]
-        distances, spots = self._ask(points, places)
-        nearest = _touch(points, self.corners, spots)
+        distances, spots = self._ask(points, places, hinted=hints is not None)
+        nearest = touch(points, self.corners, spots)
         return distances, nearest, self.order[spots]
 
-    def _ask(self, points: Floats, places: Ints) -> tuple[Floats, Ints]:
+    def _ask(self, points: Floats, places: Ints, *, hinted: bool) -> tuple[Floats, Ints]:
         """Distances and places in `corners`, in as many threads as are worth it."""
         distances = np.empty(len(points))
         spots = places.copy()
         threads = min(os.cpu_count() or 1, 1 + len(points) // POINTS_PER_THREAD)
         cuts = np.linspace(0, len(points), threads + 1).astype(int)
+        reach = TOGETHER * float(np.sqrt(self.areas.mean()))
 
         def run(lo: int, hi: int) -> None:
             part = slice(lo, hi)
-            _query(
-                points[part], self.corners, self.boxes, self.ranges, spots[part], distances[part]
-            )
+            tree = (points[part], self.corners, self.boxes, self.ranges)
+            if hinted:
+                search_each(*tree, spots[part], distances[part])
+            else:
+                search_together(*tree, reach, spots[part], distances[part])
 
         if threads == 1:
             run(0, len(points))
@@ -233,108 +239,3 @@ def _enclose(corners: Floats, ranges: Ints) -> Floats:
                 boxes[node, k] = min(boxes[2 * node + 1, k], boxes[2 * node + 2, k])
                 boxes[node, 3 + k] = max(boxes[2 * node + 1, 3 + k], boxes[2 * node + 2, 3 + k])
     return boxes
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _dot(ax, ay, az, bx, by, bz):  # type: ignore[no-untyped-def]
-    return ax * bx + ay * by + az * bz
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _closest(px, py, pz, t):  # type: ignore[no-untyped-def]
-    """The point of triangle `t` (9 numbers) nearest to p.
-
-    By the Voronoi regions of its corners and edges: Ericson, Real-Time Collision Detection
-    (2005), 5.1.5.
-    """
-    abx, aby, abz = t[3] - t[0], t[4] - t[1], t[5] - t[2]
-    acx, acy, acz = t[6] - t[0], t[7] - t[1], t[8] - t[2]
-    d1 = _dot(abx, aby, abz, px - t[0], py - t[1], pz - t[2])
-    d2 = _dot(acx, acy, acz, px - t[0], py - t[1], pz - t[2])
-    if d1 <= 0.0 and d2 <= 0.0:
-        return t[0], t[1], t[2]
-    d3 = _dot(abx, aby, abz, px - t[3], py - t[4], pz - t[5])
-    d4 = _dot(acx, acy, acz, px - t[3], py - t[4], pz - t[5])
-    if d3 >= 0.0 and d4 <= d3:
-        return t[3], t[4], t[5]
-    vc = d1 * d4 - d3 * d2
-    if vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
-        v = d1 / (d1 - d3)
-        return t[0] + v * abx, t[1] + v * aby, t[2] + v * abz
-    d5 = _dot(abx, aby, abz, px - t[6], py - t[7], pz - t[8])
-    d6 = _dot(acx, acy, acz, px - t[6], py - t[7], pz - t[8])
-    if d6 >= 0.0 and d5 <= d6:
-        return t[6], t[7], t[8]
-    vb = d5 * d2 - d1 * d6
-    if vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
-        w = d2 / (d2 - d6)
-        return t[0] + w * acx, t[1] + w * acy, t[2] + w * acz
-    va = d3 * d6 - d5 * d4
-    if va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
-        w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
-        return t[3] + w * (t[6] - t[3]), t[4] + w * (t[7] - t[4]), t[5] + w * (t[8] - t[5])
-    v = vb / (va + vb + vc)
-    w = vc / (va + vb + vc)
-    return t[0] + v * abx + w * acx, t[1] + v * aby + w * acy, t[2] + v * abz + w * acz
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _box_gap(px, py, pz, box):  # type: ignore[no-untyped-def]
-    """Squared distance from p to a box."""
-    x = max(box[0] - px, 0.0, px - box[3])
-    y = max(box[1] - py, 0.0, py - box[4])
-    z = max(box[2] - pz, 0.0, pz - box[5])
-    return x * x + y * y + z * z
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _query(points, corners, boxes, ranges, spots, distances):  # type: ignore[no-untyped-def]
-    """Fill `distances` and `spots`; a spot of -1 means: start where the point before ended."""
-    stack = np.empty(128, np.int64)
-    gaps = np.empty(128)
-    first_leaf = len(ranges) // 2
-    spot = 0
-    for n in range(len(points)):
-        px, py, pz = points[n]
-        if spots[n] >= 0:
-            spot = spots[n]
-        x, y, z = _closest(px, py, pz, corners[spot])
-        best = _dot(px - x, py - y, pz - z, px - x, py - y, pz - z)
-        top = 1
-        stack[0], gaps[0] = 0, 0.0
-        while top > 0:
-            top -= 1
-            if gaps[top] >= best:
-                continue
-            node = stack[top]
-            while node < first_leaf:
-                near, far = 2 * node + 1, 2 * node + 2
-                near_gap = _box_gap(px, py, pz, boxes[near])
-                far_gap = _box_gap(px, py, pz, boxes[far])
-                if far_gap < near_gap:
-                    near, far, near_gap, far_gap = far, near, far_gap, near_gap
-                if far_gap < best:
-                    stack[top], gaps[top] = far, far_gap
-                    top += 1
-                if near_gap >= best:
-                    break
-                node = near
-            if node < first_leaf:
-                continue
-            for i in range(ranges[node, 0], ranges[node, 1]):
-                x, y, z = _closest(px, py, pz, corners[i])
-                gap = _dot(px - x, py - y, pz - z, px - x, py - y, pz - z)
-                if gap < best:
-                    best, spot = gap, i
-        distances[n] = np.sqrt(best)
-        spots[n] = spot
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _touch(points, corners, spots):  # type: ignore[no-untyped-def]
-    """(k, 3) nearest points, once the nearest triangles are known."""
-    nearest = np.empty_like(points)
-    for n in range(len(points)):
-        p = points[n]
-        nearest[n] = _closest(p[0], p[1], p[2], corners[spots[n]])
-    return nearest
