@@ -89,7 +89,8 @@ def _files() -> list[Case]:
     tibia = fs.sample(kind="tibia", seed=2, long_deg=12, tilt_deg=3)
     noisy = fs.with_noise(fs.sample(seed=7, turn_deg=5), 3000, 1)
     return [
-        Case("PNG, 16 bit, all said", _picture(plain, fs.grey(plain), bits=16, polarity="bone_bright")),
+        Case("PNG, 16 bit, all said",
+             _picture(plain, fs.grey(plain), bits=16, polarity="bone_bright")),
         Case("PNG, 8 bit, polarity not said", _picture(plain, fs.grey(plain))),
         Case("PNG, bone dark, not said", _picture(left, fs.grey(left, "bone_dark"))),
         Case("TIFF, 16 bit, bone dark, not said",
@@ -117,7 +118,8 @@ def _dicoms() -> list[Case]:
         Case("CR, MONOCHROME1 said, but stored the other way",
              _dicom(plain, bright, "CR", PhotometricInterpretation="MONOCHROME1"),
              warns="other way round"),
-        Case("CR, 10 bit, window", _dicom(plain, bright, "CR", 10, WindowCenter=500, WindowWidth=900)),
+        Case("CR, 10 bit, window",
+             _dicom(plain, bright, "CR", 10, WindowCenter=500, WindowWidth=900)),
         Case("DX, modality look-up table", _dicom(plain, bright, ModalityLUTSequence=fs.lut(
             curve, bits=16, ModalityLUTType="US"))),
         Case("DX, VOI look-up table",
@@ -183,8 +185,9 @@ def _tissues() -> list[Case]:
     return [
         Case("thigh", _picture(thigh, fs.grey(thigh))),
         Case("thigh, bone dark, collimated, letters",
-             _picture(thigh, fs.write_text(fs.collimate(fs.grey(thigh, "bone_dark"), "rect", 0.0, 3),
-                                           "R  AP", (90, 80), 1.0))),
+             _picture(thigh, fs.write_text(
+                 fs.collimate(fs.grey(thigh, "bone_dark"), "rect", 0.0, 3),
+                 "R  AP", (90, 80), 1.0))),
         Case("lower leg, round mask",
              _picture(shin, fs.collimate(fs.grey(shin, "bone_dark"), "round", 0.0))),
         Case("cat's thigh", _picture(paw, fs.grey(paw))),
@@ -198,10 +201,10 @@ def _tissues() -> list[Case]:
 def _turned() -> list[Case]:
     plain = fs.sample(seed=14, turn_deg=3)
     shown = fs.grey(plain)
+    right, left = fs.sample(seed=14, turn_deg=20), fs.sample(seed=14, turn_deg=-35, fill=0.6)
     return [
-        Case("leans by 20 degrees", _picture(lean := fs.sample(seed=14, turn_deg=20), fs.grey(lean))),
-        Case("leans by -35 degrees", _picture(
-            lean := fs.sample(seed=14, turn_deg=-35, fill=0.6), fs.grey(lean))),
+        Case("leans by 20 degrees", _picture(right, fs.grey(right))),
+        Case("leans by -35 degrees", _picture(left, fs.grey(left))),
         Case("upside down, said", _picture(plain, shown[::-1, ::-1], proximal="down"), quarters=2),
         Case("on its side, head to the left, said",
              _picture(plain, np.rot90(shown), proximal="left"), quarters=1),
@@ -220,7 +223,8 @@ def _markers() -> list[Case]:
         ("ball of 25.4 mm", fs.with_noise(fs.with_marker(bare, 25.4, (700, 1050)), 20000, 5), 25.4),
         ("square of 20 mm", fs.with_noise(
             fs.with_marker(bare, 20.0, (500, 250), "square", 14.0), 20000, 6), 20.0),
-        ("disc of 20 mm", fs.with_noise(fs.with_marker(bare, 20.0, (900, 1000), "disc"), 20000, 7), 20.0),
+        ("disc of 20 mm", fs.with_noise(
+            fs.with_marker(bare, 20.0, (900, 1000), "disc"), 20000, 7), 20.0),
         ("rod of 50 mm", fs.with_noise(
             fs.with_marker(bare, 50.0, (900, 1000), "rod", 8.0), 20000, 8), 50.0),
         ("ball of 25.4 mm beside a thigh",
@@ -235,7 +239,8 @@ def _markers() -> list[Case]:
             for name, film, size in made
         ),
         Case("scale object, its place said in the sidecar",
-             _picture(told, fs.grey(_clipped(told)), marker_mm=25.4, marker_at_px=[700, 1050], **none)),
+             _picture(told, fs.grey(_clipped(told)), marker_mm=25.4, marker_at_px=[700, 1050],
+                      **none)),
         Case("scale object, bone dark, no distances",
              _picture(cube, fs.grey(_clipped(cube), "bone_dark"), sdd_mm=None, sod_mm=None, **none),
              marker_mm=20.0, warns="distance of the source"),
@@ -259,12 +264,14 @@ def _refused() -> list[Case]:
         Case("no scale", _picture(plain, shown, pixel_spacing_mm=None), error="no scale"),
         Case("no distances", _picture(plain, shown, sod_mm=None), error="no distances"),
         Case("a scale object is named and none is there",
-             _picture(plain, shown, pixel_spacing_mm=None), error="no scale object", marker_mm=25.0),
+             _picture(plain, shown, pixel_spacing_mm=None), error="no scale object",
+             marker_mm=25.0),
         Case("a scale object of seven pixels",
              _picture(small, fs.grey(_clipped(small)), pixel_spacing_mm=None),
              error="scale object", marker_mm=10.0),
         Case("on its side, nobody says which end is up", _picture(plain, side), error="leans"),
-        Case("nothing but noise, polarity not said", _picture(plain, crowd), error="bone is bright"),
+        Case("nothing but noise, polarity not said",
+             _picture(plain, crowd), error="bone is bright"),
         Case("an ML film in the place of the AP film",
              _picture(plain, shown, view="ML"), error="in the place of"),
     ]  # fmt: skip

@@ -150,7 +150,8 @@ def pair_pictures(
 ) -> NDArray[np.float32]:
     """(2, rows, columns) float32 standard pictures of an AP and an ML film.
 
-    ``stretches`` draw the bone out along itself where it lay slanted. Raises FilmError where a film shows no bone.
+    ``stretches`` draw the bone out along itself where it lay slanted. Raises FilmError where
+    a film shows no bone.
     """
     return np.stack(
         [
