@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder
 
 setup: $(VENV)/.installed
 
@@ -73,3 +73,10 @@ bench-xray: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group peers
 	$(BIN)/python benchmarks/xray_accuracy.py
 	$(BIN)/python benchmarks/xray_speed.py
+
+bench-films: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/film_intake.py
+
+# Makes the network that ships again, from nothing (about half an hour on two quiet cores).
+bone-finder: $(VENV)/.installed
+	$(BIN)/python -m osteoprint.xray.finder_training --out src/osteoprint/xray/film_finder.safetensors
