@@ -31,7 +31,8 @@ class Case:
     ``make`` writes it and gives the truth; ``error`` is part of the message of a film that has
     to be refused; ``marker_mm`` is passed on; ``quarters`` and ``mirrored`` say how the stored
     picture was turned from the upright one (counterclockwise, after mirroring); ``warns`` is
-    part of a warning that has to be given.
+    part of a warning that has to be given; ``cut`` says that the bone's end was not exposed, so
+    that the bone's box cannot be right and the warning has to say so.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     quarters: int = 0
     mirrored: bool = False
     warns: str | None = None
+    cut: bool = False
 
 
 def _picture(
@@ -182,6 +184,7 @@ def _tissues() -> list[Case]:
     clinic_ml, two = _preset("clinic", 2, seed=11, soft_mm=50.0, view=View.ML, turn_deg=-5)
     clinic_t, three = _preset("clinic", 3, seed=12, kind="tibia", soft_mm=30.0)
     bad, four = _preset("bad day", 4, seed=13, soft_mm=50.0)
+    worse, five = _preset("bad day", 5, seed=18, soft_mm=45.0, fill=0.55, turn_deg=8)
     return [
         Case("thigh", _picture(thigh, fs.grey(thigh))),
         Case("thigh, bone dark, collimated, letters",
@@ -194,7 +197,9 @@ def _tissues() -> list[Case]:
         Case("preset clinic, femur AP", _picture(clinic, one, bits=16)),
         Case("preset clinic, femur ML", _picture(clinic_ml, two, bits=16)),
         Case("preset clinic, tibia, bone dark", _picture(clinic_t, 1 - three, bits=16)),
-        Case("preset bad day, femur", _picture(bad, four)),
+        Case("preset bad day, femur", _picture(worse, five)),
+        Case("preset bad day, its collimator over the condyles",
+             _picture(bad, four), cut=True, warns="runs over the edge"),
     ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def draw_steps(film: Film, path: Path) -> None:
     _bone(axes[3], film)
     _standing(axes[4], film)
     for axis in axes:
+        axis.set_anchor("N")
         axis.set_xticks([])
         axis.set_yticks([])
         for spine in axis.spines.values():
@@ -134,7 +135,8 @@ def _standing(axis: Any, film: Film) -> None:
     bone = film.bone
     if bone is None:
         axis.set_facecolor("#111418")
-        _title(axis, "Upright", "")
+        axis.set_aspect(film.whole.shape[0] / film.whole.shape[1])
+        _title(axis, "Upright, bone only", "no bone to stand upright")
         return
     size = [int(n + 2 * _AROUND * bone.size[0]) for n in bone.size]
     image = upright(film.radiograph.image, bone.turn_deg, bone.centre, (size[0], size[1]), 0.0)

@@ -7,17 +7,32 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import perimeter
 
 from osteoprint.xray.film_finder import bone_probability
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+Point = tuple[float, float]
 
 # A pixel shows something where it stands out of the air by this share of the range.
 _NOT_AIR = 0.06
 # A long bone is at least so many times as long as wide.
 _ELONGATED = 2.0
+# ... and fills at least this share of the film's longer side.
+_SHORTEST = 0.15
+# Where what is seen is much more than what the network takes for bone, there is a limb around
+# it, even if a burnt-out film does not show how its tissue falls off.
+_MUCH_MORE = 0.7
+# Cross-sections of one bone are filled to this part, and its rim is so many times as long as
+# both its sides; those of a hand or a joint are not.
+_LEAST_FILL, _MOST_RIM = 0.95, 1.42
+# Limbs that lean more than this are turned before the network sees them.
+_LIES_DEG = 50.0
+# A beam that is cut off takes this part of the grey away within so many pixels, at most so
+# far beyond the bone's end (in shares of the film's longer side).
+_DROP, _AT_ONCE, _REACH = 0.5, 5, 0.045
 # The part of the length that the axis is taken from: shafts are straight, ends are not.
 _SHAFT = (0.25, 0.75)
 
@@ -68,8 +83,10 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     if body is None:
         return None
     mask, tissue = body, None
-    if _soft(smooth, body, _axis_deg(body)):
-        likely = _largest((bone_probability(image, inside, air) > 0.5) & inside)
+    lies = abs(_axis_deg(body)) > _LIES_DEG
+    likely = _likely(image, inside, air, lies)
+    much_more = likely is not None and likely.sum() < _MUCH_MORE * body.sum()
+    if much_more or _soft(smooth, body, _axis_deg(body)):
         if likely is None:
             return None
         mask = likely
@@ -81,16 +98,21 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     low, high = along.min() - 0.5, along.max() + 0.5
     left, wide = across.min() - 0.5, across.max() + 0.5
     height, width = float(high - low), float(wide - left)
-    if height < _ELONGATED * width:
+    if height < _ELONGATED * width or height < _SHORTEST * max(image.shape):
+        return None
+    ragged = perimeter(mask) > _MOST_RIM * 2 * height or _fill(along, across) < _LEAST_FILL
+    if tissue is not None and ragged:
         return None
     middle = (low + high) / 2 * np.array(down) + (left + wide) / 2 * np.array(right)
+    centre = (float(middle[0]), float(middle[1]))
+    cut = tissue is not None and _open_ended(smooth, turn, centre, (height, width))
     rim = inside & ~ndimage.binary_erosion(inside, iterations=3, border_value=0)
     return FoundBone(
         mask,
         turn,
-        (float(middle[0]), float(middle[1])),
+        centre,
         (height, width),
-        bool((mask & rim).any()),
+        cut or bool((mask & rim).any()),
         tissue,
     )
 
@@ -175,6 +197,47 @@ def _shaft_deg(mask: Bools, rough_deg: float) -> float:
     slope = np.polyfit(at[used], middle[used], 1)[0]
     turn = rough_deg - float(np.rad2deg(np.arctan(slope)))
     return float((turn + 90.0) % 180.0 - 90.0)
+
+
+def _fill(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:
+    """Which part of a shape's cross-sections it fills, on average: a bone nearly all of each."""
+    step = np.floor(along - along.min()).astype(int)
+    count = np.bincount(step)
+    low, high = np.full(count.size, np.inf), np.full(count.size, -np.inf)
+    np.minimum.at(low, step, across)
+    np.maximum.at(high, step, across)
+    used = count > 0
+    return float(np.mean(np.minimum(count[used] / (high[used] - low[used] + 1), 1.0)))
+
+
+def _likely(image: Floats, inside: Bools, air: float, lies: bool) -> Bools | None:
+    """The bone by the network, which has only seen bones that stand."""
+    if lies:
+        image, inside = np.rot90(image), np.rot90(inside)
+    found = _largest((bone_probability(image, inside, air) > 0.5) & inside)
+    if found is None or not lies:
+        return found
+    return np.asarray(np.rot90(found, -1))
+
+
+def _open_ended(image: Floats, turn: float, centre: Point, size: Point) -> bool:
+    """Whether all ends at once near a bone's end: there the beam was cut off, not the bone.
+
+    A limb ends round, over a good part of its width; a collimator within a few pixels.
+    """
+    down, right = _directions(turn)
+    wide = np.linspace(-0.25, 0.25, 21) * size[1]
+    away = np.arange(0.0, _REACH * max(image.shape))
+    for end in (-1.0, 1.0):
+        along = end * (size[0] / 2 + away)
+        at = [centre[a] + along[:, None] * down[a] + wide * right[a] for a in range(2)]
+        beyond = ndimage.map_coordinates(image, at, order=1, cval=0.0).mean(axis=1)
+        inner = [centre[a] + end * 0.48 * size[0] * down[a] + wide * right[a] for a in range(2)]
+        level = float(np.mean(ndimage.map_coordinates(image, inner, order=1)))
+        drop = (beyond[:-_AT_ONCE] - beyond[_AT_ONCE:]) > _DROP * level
+        if drop.any():
+            return True
+    return False
 
 
 def _soft(image: Floats, body: Bools, turn: float) -> bool:

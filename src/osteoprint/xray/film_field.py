@@ -19,9 +19,12 @@ Floats = NDArray[np.float32]
 # How far the grey of the outside may spread, in shares of the film's range: nothing at all
 # where it was blanked digitally, some where lead let scatter and noise through.
 _SPREADS = (0.004, 0.02, 0.05, 0.09)
+# Where lead leaves a wide penumbra, the edge lies half-way up a large step, straight.
+_WIDE_SPREADS, _WIDE_STEP = (0.2, 0.35), 0.5
 # A field is a circle or a polygon to within this overlap (intersection over union).
 _LEAST_OVERLAP = 0.965
 _CERTAIN_CIRCLE = 0.98
+_CUTS_OFF = 0.9
 # ... or so much of its own edge lies on one circle.
 _LEAST_ARC = 0.55
 # The step at a collimator is over after two pixels; the shadow of a limb goes on rising.
@@ -85,16 +88,19 @@ def _one_edge(level: Floats, before: Bools) -> ExposedField | None:
     best: tuple[float, ExposedField] | None = None
     values = level[before]
     for grey in (float(values.min()), float(values.max())):
-        for spread in _SPREADS:
+        for spread in (*_SPREADS, *_WIDE_SPREADS):
             inside = _without_outside(level, before, grey, spread)
             if inside is None:
                 continue
             overlap, field = _shape(inside, before)
             if overlap < _LEAST_OVERLAP:
                 continue
+            if spread in _WIDE_SPREADS and field.form != "polygon":
+                continue
             # No limb is a circle; but a limb that crosses the film is nearly a polygon.
             circle = field.form == "round" and overlap >= _CERTAIN_CIRCLE
-            if not (circle or _ends_sharply(level, field.inside, before, grey)):
+            least = _WIDE_STEP if spread in _WIDE_SPREADS else _LEAST_STEP
+            if not (circle or _ends_sharply(level, field.inside, before, grey, least)):
                 continue
             if best is None or overlap > best[0] + 0.005:
                 best = overlap, field
@@ -130,7 +136,9 @@ def _shape(inside: Bools, before: Bools) -> tuple[float, ExposedField]:
     if on_circle > _LEAST_ARC and (inside & round_fit).sum() > 0.99 * inside.sum():
         # A dark limb that reaches the mask bites into what was found, not into the circle.
         overlap = max(overlap, _LEAST_OVERLAP)
-    fits = [(overlap, ExposedField(round_fit, "round"))]
+    # A circle that hardly any edge lies on only happens to run through the film's corners.
+    real = on_circle > _LEAST_ARC or round_fit.sum() < _CUTS_OFF * before.sum()
+    fits = [(overlap if real else 0.0, ExposedField(round_fit, "round"))]
     if polygon is not None:
         fits.append((_overlap(inside, polygon), ExposedField(polygon, "polygon")))
     return max(fits, key=lambda fit: fit[0])
@@ -184,7 +192,9 @@ def _overlap(a: Bools, b: Bools) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def _ends_sharply(level: Floats, inside: Bools, before: Bools, grey: float) -> bool:
+def _ends_sharply(
+    level: Floats, inside: Bools, before: Bools, grey: float, least_step: float
+) -> bool:
     """Whether the grey inside is another at once: a step, not a slope."""
     depth = ndimage.distance_transform_edt(np.pad(inside, 1, constant_values=True))[1:-1, 1:-1]
     own = _shrunk(before, 8)
@@ -192,7 +202,7 @@ def _ends_sharply(level: Floats, inside: Bools, before: Bools, grey: float) -> b
     if near.size < 20 or far.size < 20:
         return False
     steps = [float(np.quantile(v, 0.6)) for v in (near, far)]
-    return steps[1] >= _LEAST_STEP and steps[0] >= _LEAST_SHARPNESS * steps[1]
+    return steps[1] >= least_step and steps[0] >= _LEAST_SHARPNESS * steps[1]
 
 
 def _shrunk(mask: Bools, by: int) -> Bools:
