@@ -12,18 +12,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import igl
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from osteoprint.ct.surface import check_surface
-from osteoprint.errors import InputError
 from osteoprint.frames import apply
 from osteoprint.shape.distance import SurfaceDistance, surface_distance
-from osteoprint.shape.placing import Placement, Target, normals_at, place, similarity, vertex_normals
-from osteoprint.shape.surface_index import SurfaceIndex
+from osteoprint.shape.placing import (
+    Placement,
+    Target,
+    normals_at,
+    place,
+    similarity,
+    vertex_normals,
+)
+from osteoprint.shape.surface_index import SurfaceIndex, barycentric
 from osteoprint.shape.template import DETAIL, Template
 
 Floats = NDArray[np.float64]
@@ -32,6 +37,10 @@ Ints = NDArray[np.int64]
 ROUNDS = 3
 FINAL_ROUNDS = 6
 BACK_POINTS = 8000
+# A surface further than this from the template, as a part of the length, draws it there.
+UNREACHED = 0.0018
+REACH_ROUNDS = 12
+UNFOLD_ROUNDS = 20
 # Of fitting the modes; and how many standard deviations along any of them are believed.
 MODE_ROUNDS = 12
 FARTHEST_MODE = 3.0
@@ -101,7 +110,8 @@ def register(
     placement = place(template, target)
     begun = _begun(template, target, placement)
     bent = _bent(template, target, begun)
-    final = _settled(template, target, begun, bent)
+    final = _reaching(template, target, _settled(template, target, begun, bent))
+    final = _unfolded(template, target, final)
     vertices = apply(target.to_target, final)
     faces = template.faces[:, ::-1] if mirrored else template.faces
     distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
@@ -136,7 +146,7 @@ def _begun(template: Template, target: Target, placement: Placement) -> Floats:
     for _ in range(MODE_ROUNDS):
         goal = _wanted(template, target, apply(matrix, shape))
         matrix = similarity(shape, goal)
-        gap = apply(np.linalg.inv(matrix), goal) - template.vertices
+        gap = apply(np.asarray(np.linalg.inv(matrix), np.float64), goal) - template.vertices
         values = np.linalg.solve(slack, template.modes @ gap.ravel())
         values = np.clip(values, -FARTHEST_MODE, FARTHEST_MODE)
         shape = template.vertices + (values @ template.modes).reshape(-1, 3)
@@ -184,12 +194,56 @@ def _settled(template: Template, target: Target, begun: Floats, bent: Floats) ->
     last = len(DETAIL) - 1
     for _ in range(FINAL_ROUNDS):
         on = target.index.nearest(vertices)[1]
-        even = begun + template.smoothed(on - begun, last)
-        normals = normals_at(target.index, on)
-        slide = even - on
-        slide -= (slide * normals).sum(axis=1, keepdims=True) * normals
-        vertices = on + slide
+        vertices = on + _along(target.index, on, begun + template.smoothed(on - begun, last) - on)
     return target.index.nearest(vertices)[1]
+
+
+def _reaching(template: Template, target: Target, settled: Floats) -> Floats:
+    """(n, 3) vertices drawn to what no triangle has reached: spurs, pits, hooks.
+
+    Only there do they leave their even spacing, and only as long as nothing folds.
+    """
+    vertices = settled
+    limit = UNREACHED * template.length_mm
+    for _ in range(REACH_ROUNDS):
+        index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
+        gap, near, faces = index.nearest(target.index.vertices)
+        missed = gap > limit
+        if not missed.any():
+            break
+        corners = index.faces[faces[missed]]
+        weights = barycentric(vertices[corners], near[missed]) ** 2
+        weights *= gap[missed, None]
+        short = target.index.vertices[missed] - near[missed]
+        count = np.bincount(corners.ravel(), weights.ravel(), len(vertices))
+        pull = np.stack(
+            [np.bincount(corners.ravel(), (weights * s[:, None]).ravel(), len(vertices))
+             for s in short.T], axis=1)
+        pull /= np.maximum(count, 1e-9)[:, None]
+        moved = target.index.nearest(vertices + pull)[1]
+        vertices = _unfolded(template, target, moved)
+    return vertices
+
+
+def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
+    """(n, 3) `vertices`, those around folded triangles moved between their neighbours."""
+    for _ in range(UNFOLD_ROUNDS):
+        bad = folded(vertices, template.faces, target.index)
+        if not bad.any():
+            break
+        loose = np.zeros(len(vertices), bool)
+        loose[template.faces[bad]] = True
+        loose |= template.neighbours @ loose > 0
+        middle = template.neighbours @ vertices
+        relaxed = np.where(loose[:, None], (vertices + middle) / 2, vertices)
+        vertices = np.where(loose[:, None], target.index.nearest(relaxed)[1], vertices)
+    return vertices
+
+
+def _along(index: SurfaceIndex, on: Floats, motion: Floats) -> Floats:
+    """(n, 3) the part of `motion` that runs along the surface at the points `on`."""
+    normals = normals_at(index, on)
+    return np.asarray(motion - (motion * normals).sum(axis=1, keepdims=True) * normals)
 
 
 def _doubts(

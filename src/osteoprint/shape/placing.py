@@ -82,7 +82,7 @@ class Target:
             cKDTree(np.hstack([points, weight * normals])),
             weight,
             float(np.sqrt(index.areas.sum() / TARGET_POINTS)),
-            np.linalg.inv(to_work),
+            np.asarray(np.linalg.inv(to_work), np.float64),
         )
 
     def features(self, points: Floats, normals: Floats) -> Floats:

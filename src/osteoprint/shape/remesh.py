@@ -55,11 +55,11 @@ def remeshed(surface: trimesh.Trimesh, count: int, *, seed: int = 0) -> trimesh.
         raise InputError("count", f"is {count}", "ask for at least 100 vertices")
     points, faces = _finely_cut(surface, FINENESS * count)
     bend = _bending(index, points)
-    area = np.bincount(faces.ravel(), np.repeat(_areas(points, faces) / 3, 3), len(points))
+    area = _shares(points, faces)
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         labels, middles = _cells(points, area, bend, count, rng)
-        mesh = _joined(faces[:, :], labels, middles)
+        mesh = _joined(faces, labels, middles)
         if mesh.is_watertight and mesh.euler_number == surface.euler_number and _simple(mesh):
             mesh.vertices = index.nearest(np.array(mesh.vertices))[1]
             if mesh.volume < 0:
@@ -76,9 +76,11 @@ def _finely_cut(surface: trimesh.Trimesh, least: int) -> tuple[Floats, Ints]:
     return np.ascontiguousarray(points), np.ascontiguousarray(faces, dtype=np.int64)
 
 
-def _areas(points: Floats, faces: Ints) -> Floats:
-    """(m,) mm^2."""
-    return np.asarray(igl.doublearea(points, faces), dtype=np.float64) / 2
+def _shares(points: Floats, faces: Ints) -> Floats:
+    """(n,) mm^2, a third of the triangles around each point."""
+    areas = np.asarray(igl.doublearea(points, faces), dtype=np.float64) / 2
+    shares = np.bincount(faces.ravel(), np.repeat(areas / 3, 3), len(points))
+    return np.asarray(shares, dtype=np.float64)
 
 
 def _bending(index: SurfaceIndex, points: Floats) -> Floats:

@@ -181,12 +181,14 @@ class ShapeModel:
         if points.ndim != 1 or places.shape != (len(points), 3):
             raise InputError("points seen", "do not match their places", "give (j,) and (j, 3)")
         if len(points) and (points.min() < 0 or points.max() >= len(self.mean)):
-            raise InputError("points seen", "are not in the model", f"number below {len(self.mean)}")
+            raise InputError(
+                "points seen", "are not in the model", f"number below {len(self.mean)}"
+            )
         if not noise_mm > 0:
             raise InputError("noise_mm", f"is {noise_mm}", "give a number above 0")
         seen = (self.modes * self.deviations[:, None, None])[:, points].reshape(len(self.modes), -1)
         precision = np.eye(len(seen)) + seen @ seen.T / noise_mm**2
-        covariance = np.linalg.inv(precision)
+        covariance = np.asarray(np.linalg.inv(precision), np.float64)
         gap = (places - self.mean[points]).ravel()
         return Posterior(self, covariance @ (seen @ gap) / noise_mm**2, covariance)
 
@@ -278,7 +280,9 @@ class Posterior:
     def point_covariance(self) -> Floats:
         """(n, 3, 3) mm²: how well each vertex is known."""
         basis = self.model.modes * self.model.deviations[:, None, None]
-        return np.asarray(np.einsum("knx,kl,lny->nxy", basis, self.covariance, basis, optimize=True))
+        return np.asarray(
+            np.einsum("knx,kl,lny->nxy", basis, self.covariance, basis, optimize=True)
+        )
 
     def sample(self, rng: np.random.Generator) -> Floats:
         """(n, 3) mm: a shape that agrees with what was seen."""

@@ -42,6 +42,7 @@ class Template:
     bone : "femur", "tibia", ...; None where it is not known.
     length_mm : extent along the first axis.
     mass : (n,) float64, the area that each vertex stands for, in units of length_mm².
+    neighbours : (n, n) sparse; each row the mean over a vertex's neighbours.
     smoothers : factors for :func:`smoothed`, one for each of ``DETAIL``.
     """
 
@@ -51,6 +52,7 @@ class Template:
     bone: str | None
     length_mm: float
     mass: Floats
+    neighbours: sparse.csr_matrix
     smoothers: tuple[SuperLU, ...]
 
     @classmethod
@@ -74,6 +76,8 @@ class Template:
             splu((mass + detail**4 * bending).tocsc(), permc_spec="MMD_AT_PLUS_A")
             for detail in DETAIL
         )
+        joined = sparse.csr_matrix(igl.adjacency_matrix(faces), dtype=np.float64)
+        neighbours = sparse.csr_matrix(sparse.diags(1 / np.asarray(joined.sum(axis=1)).ravel()) @ joined)
         none = np.empty((0, vertices.size))
         return cls(
             vertices,
@@ -82,6 +86,7 @@ class Template:
             bone,
             length,
             mass.diagonal(),
+            neighbours,
             smoothers,
         )
 
