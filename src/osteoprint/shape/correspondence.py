@@ -23,7 +23,6 @@ from osteoprint.shape.distance import SurfaceDistance, surface_distance
 from osteoprint.shape.placing import (
     Placement,
     Target,
-    normals_at,
     place,
     similarity,
     vertex_normals,
@@ -110,27 +109,27 @@ def register(
     placement = place(template, target)
     begun = _begun(template, target, placement)
     bent = _bent(template, target, begun)
-    final = _reaching(template, target, _settled(template, target, begun, bent))
-    final = _unfolded(template, target, final)
+    settled = _unfolded(template, target, _settled(template, target, begun, bent))
+    final = _reaching(template, target, settled)
     vertices = apply(target.to_target, final)
     faces = template.faces[:, ::-1] if mirrored else template.faces
     distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
-    folds = int(folded(final, template.faces, target.index).sum())
+    folds = int(folded(final, template.faces, target).sum())
     reasons = _doubts(distance, folds, placement, template.length_mm)
     return Correspondence(vertices, faces, mirrored, distance, folds, not reasons, reasons)
 
 
-def folded(vertices: Floats, faces: Ints, index: SurfaceIndex) -> NDArray[np.bool_]:
+def folded(vertices: Floats, faces: Ints, target: Target) -> NDArray[np.bool_]:
     """(m,) which triangles are folded over.
 
     A triangle is folded if its normal points away (by more than 90 degrees) from the mean of
-    the normals of its own three vertices, or from the normal of the surface `index` nearest
+    the normals of its own three vertices, or from the normal of the target nearest
     to its middle; also if it has no area.
     """
     triangles = vertices[faces]
     cross = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     around = vertex_normals(vertices, faces)[faces].sum(axis=1)
-    there = normals_at(index, triangles.mean(axis=1))
+    there = target.normals_at(triangles.mean(axis=1))
     against = np.minimum((cross * around).sum(axis=1), (cross * there).sum(axis=1))
     return np.asarray(against <= 0)
 
@@ -194,41 +193,57 @@ def _settled(template: Template, target: Target, begun: Floats, bent: Floats) ->
     last = len(DETAIL) - 1
     for _ in range(FINAL_ROUNDS):
         on = target.index.nearest(vertices)[1]
-        vertices = on + _along(target.index, on, begun + template.smoothed(on - begun, last) - on)
+        vertices = on + _along(target, on, begun + template.smoothed(on - begun, last) - on)
     return target.index.nearest(vertices)[1]
 
 
 def _reaching(template: Template, target: Target, settled: Floats) -> Floats:
     """(n, 3) vertices drawn to what no triangle has reached: spurs, pits, hooks.
 
-    Only there do they leave their even spacing, and only as long as nothing folds.
+    Only there do they leave their even spacing. On the way triangles may fold; what is
+    returned is the best of the ways with its folds taken back.
     """
-    vertices = settled
-    limit = UNREACHED * template.length_mm
+    best, vertices, least, idle = settled, settled, np.inf, 0
     for _ in range(REACH_ROUNDS):
-        index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
-        gap, near, faces = index.nearest(target.index.vertices)
-        missed = gap > limit
-        if not missed.any():
+        pull, missed = _pull_of_missed(template, target, vertices)
+        if missed == 0.0:
+            return _kept_flat(template, target, best, vertices)
+        vertices = target.index.nearest(vertices + pull)[1]
+        vertices = _unfolded(template, target, vertices)
+        flat = _kept_flat(template, target, best, vertices)
+        left = _pull_of_missed(template, target, flat)[1]
+        if left < 0.95 * least:
+            best, least, idle = flat, left, 0
+        else:
+            idle += 1
+        if idle == 3:
             break
-        corners = index.faces[faces[missed]]
-        weights = barycentric(vertices[corners], near[missed]) ** 2
-        weights *= gap[missed, None]
-        short = target.index.vertices[missed] - near[missed]
-        count = np.bincount(corners.ravel(), weights.ravel(), len(vertices))
-        pull = np.stack(
-            [np.bincount(corners.ravel(), (weights * s[:, None]).ravel(), len(vertices))
-             for s in short.T], axis=1)
-        pull /= np.maximum(count, 1e-9)[:, None]
-        moved = target.index.nearest(vertices + pull)[1]
-        vertices = _unfolded(template, target, moved)
-    return vertices
+    return best
+
+
+def _pull_of_missed(
+    template: Template, target: Target, vertices: Floats
+) -> tuple[Floats, float]:
+    """(n, 3) where the unreached parts of the target pull each vertex, and how much there is
+    of them: the sum of the squares of the gaps, mm²."""
+    index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
+    gap, near, faces = index.nearest(target.index.vertices)
+    missed = gap > UNREACHED * template.length_mm
+    gap, near = gap[missed], near[missed]
+    corners = index.faces[faces[missed]]
+    # Those far off, and near a vertex, have the most say in where it goes.
+    weights = gap[:, None] * barycentric(vertices[corners], near) ** 2
+    short = target.index.vertices[missed] - near
+    at = corners.ravel()
+    total = np.bincount(at, weights.ravel(), len(vertices))
+    pull = [np.bincount(at, (weights * s[:, None]).ravel(), len(vertices)) for s in short.T]
+    return np.stack(pull, axis=1) / np.maximum(total, 1e-9)[:, None], float(gap @ gap)
 
 
 def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
     """(n, 3) `vertices`, those around folded triangles moved between their neighbours."""
     for _ in range(UNFOLD_ROUNDS):
-        bad = folded(vertices, template.faces, target.index)
+        bad = folded(vertices, template.faces, target)
         if not bad.any():
             break
         loose = np.zeros(len(vertices), bool)
@@ -240,9 +255,23 @@ def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
     return vertices
 
 
-def _along(index: SurfaceIndex, on: Floats, motion: Floats) -> Floats:
+def _kept_flat(template: Template, target: Target, before: Floats, after: Floats) -> Floats:
+    """(n, 3) `after`, but as it was `before` wherever it is still folded."""
+    for _ in range(2 * UNFOLD_ROUNDS):
+        bad = folded(after, template.faces, target)
+        if not bad.any():
+            return after
+        loose = np.zeros(len(after), bool)
+        loose[template.faces[bad]] = True
+        for _ in range(2):
+            loose |= template.neighbours @ loose > 0
+        after = np.where(loose[:, None], before, after)
+    return before
+
+
+def _along(target: Target, on: Floats, motion: Floats) -> Floats:
     """(n, 3) the part of `motion` that runs along the surface at the points `on`."""
-    normals = normals_at(index, on)
+    normals = target.normals_at(on)
     return np.asarray(motion - (motion * normals).sum(axis=1, keepdims=True) * normals)
 
 

@@ -43,6 +43,7 @@ class Target:
     Attributes
     ----------
     index : its surface there.
+    vertex_normals : of its vertices, (v, 3).
     points, normals : (m, 3) spread evenly over it, and the directions it faces there.
     tree : of points and weighted normals, (m, 6).
     normal_weight : mm that stand for one unit of a normal.
@@ -51,6 +52,7 @@ class Target:
     """
 
     index: SurfaceIndex
+    vertex_normals: Floats
     points: Floats
     normals: Floats
     tree: cKDTree
@@ -73,10 +75,12 @@ class Target:
         mesh = trimesh.Trimesh(apply(to_work, own.vertices), faces, process=False)
         index = SurfaceIndex.build(mesh, source)
         points = surface_points(index, TARGET_POINTS)
-        normals = normals_at(index, points)
+        at_vertices = vertex_normals(index.vertices, index.faces)
+        normals = blended_normals(index, at_vertices, points)
         weight = NORMAL_WEIGHT * length_mm
         return cls(
             index,
+            at_vertices,
             points,
             normals,
             cKDTree(np.hstack([points, weight * normals])),
@@ -88,6 +92,10 @@ class Target:
     def features(self, points: Floats, normals: Floats) -> Floats:
         """(k, 6) places and weighted normals."""
         return np.hstack([points, self.normal_weight * normals])
+
+    def normals_at(self, points: Floats) -> Floats:
+        """(k, 3) unit normals of the surface nearest to `points`."""
+        return blended_normals(self.index, self.vertex_normals, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +117,9 @@ class Placement:
     runner_up: float
 
 
-def normals_at(index: SurfaceIndex, points: Floats) -> Floats:
-    """(k, 3) unit normals of a surface nearest to `points`, blended between its vertices."""
+def blended_normals(index: SurfaceIndex, at_vertices: Floats, points: Floats) -> Floats:
+    """(k, 3) unit normals of a surface nearest to `points`, blended between its vertices'."""
     _, near, faces = index.nearest(points)
-    at_vertices = vertex_normals(index.vertices, index.faces)
     corners = index.faces[faces]
     weights = barycentric(index.vertices[corners], near)
     blended = np.einsum("nk,nkx->nx", weights, at_vertices[corners])
@@ -192,7 +199,7 @@ class _Sketch:
         step = max(len(target.points) // count, 1)
         return cls(
             points,
-            normals_at(index, points),
+            blended_normals(index, vertex_normals(index.vertices, index.faces), points),
             target,
             target.points[::step],
             target.normals[::step],
