@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-correspondence bench-shape-model
 
 setup: $(VENV)/.installed
 
@@ -73,3 +73,9 @@ bench-xray: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group peers
 	$(BIN)/python benchmarks/xray_accuracy.py
 	$(BIN)/python benchmarks/xray_speed.py
+
+bench-correspondence: $(VENV)/.installed
+	$(BIN)/python benchmarks/correspondence.py
+
+bench-shape-model: $(VENV)/.installed
+	$(BIN)/python benchmarks/shape_model.py

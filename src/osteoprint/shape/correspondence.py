@@ -36,6 +36,13 @@ Ints = NDArray[np.int64]
 ROUNDS = 3
 FINAL_ROUNDS = 6
 BACK_POINTS = 8000
+# When a registration is not to be trusted. In 64 femora laid under another's template the misfit
+# is at most 0.015 of the length; femora of the wrong side, and tibiae, lie above 0.021.
+MOST_MISFIT = 0.019
+OTHER_SIDE = 0.85
+AMBIGUOUS = 1.1
+MOST_RMS = 0.001
+MOST_WORST = 0.01
 # A surface further than this from the template, as a part of the length, draws it there.
 UNREACHED = 0.0018
 REACH_ROUNDS = 12
@@ -115,7 +122,8 @@ def register(
     faces = template.faces[:, ::-1] if mirrored else template.faces
     distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
     folds = int(folded(final, template.faces, target).sum())
-    reasons = _doubts(distance, folds, placement, template.length_mm)
+    image = place(template, Target.of(surface, template.length_mm, not mirrored, source))
+    reasons = _doubts(distance, folds, placement, image, template.length_mm)
     return Correspondence(vertices, faces, mirrored, distance, folds, not reasons, reasons)
 
 
@@ -221,9 +229,7 @@ def _reaching(template: Template, target: Target, settled: Floats) -> Floats:
     return best
 
 
-def _pull_of_missed(
-    template: Template, target: Target, vertices: Floats
-) -> tuple[Floats, float]:
+def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tuple[Floats, float]:
     """(n, 3) where the unreached parts of the target pull each vertex, and how much there is
     of them: the sum of the squares of the gaps, mm²."""
     index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
@@ -276,6 +282,29 @@ def _along(target: Target, on: Floats, motion: Floats) -> Floats:
 
 
 def _doubts(
-    distance: SurfaceDistance, folds: int, placement: Placement, length: float
+    distance: SurfaceDistance, folds: int, placement: Placement, other: Placement, length: float
 ) -> tuple[str, ...]:
-    return ()
+    """What speaks against a registration, in words.
+
+    `placement` and `other` are on the bone as the caller said it is, and on its mirror image;
+    `length` is the template's, in mm, to which their misfits belong.
+    """
+    reasons = []
+    ways = (distance.estimate_to_truth, distance.truth_to_estimate)
+    rms = max(way.rms_mm for way in ways)
+    worst = max(way.hausdorff_mm for way in ways)
+    size = distance.diagonal_mm
+    if placement.misfit > MOST_MISFIT * length:
+        part = f"{placement.misfit / length:.1%} of its length"
+        reasons.append(f"another bone than the template, or not a whole one: {part} off at best")
+    if other.misfit < OTHER_SIDE * placement.misfit:
+        reasons.append("of the other side: its mirror image resembles the template more")
+    if placement.runner_up < AMBIGUOUS * placement.misfit:
+        reasons.append("which way round it lies is not certain: two poses fit alike")
+    if rms > MOST_RMS * size:
+        reasons.append(f"the template does not lie on it: {rms:.2f} mm RMS")
+    if worst > MOST_WORST * size:
+        reasons.append(f"a part of it was not reached: {worst:.1f} mm off")
+    if folds:
+        reasons.append(f"{folds} triangles are folded")
+    return tuple(reasons)

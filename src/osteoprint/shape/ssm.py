@@ -150,7 +150,7 @@ class ShapeModel:
         shape = self._checked(shape)
         goal = self.mean
         pose = kabsch(shape, goal)
-        flat = self.modes.reshape(len(self.modes), -1)
+        flat = self.modes.reshape(len(self.modes), self.mean.size)
         values = np.zeros(len(flat))
         for _ in range(50):
             values = flat @ (apply(pose, shape) - self.mean).ravel()

@@ -77,7 +77,9 @@ class Template:
             for detail in DETAIL
         )
         joined = sparse.csr_matrix(igl.adjacency_matrix(faces), dtype=np.float64)
-        neighbours = sparse.csr_matrix(sparse.diags(1 / np.asarray(joined.sum(axis=1)).ravel()) @ joined)
+        neighbours = sparse.csr_matrix(
+            sparse.diags(1 / np.asarray(joined.sum(axis=1)).ravel()) @ joined
+        )
         none = np.empty((0, vertices.size))
         return cls(
             vertices,
