@@ -12,6 +12,8 @@ import igl
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from osteoprint.errors import InputError
@@ -59,7 +61,7 @@ def remeshed(surface: trimesh.Trimesh, count: int, *, seed: int = 0) -> trimesh.
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         labels, middles = _cells(points, area, bend, count, rng)
-        mesh = _joined(faces, labels, middles)
+        mesh = _joined(faces, _whole(faces, labels, count), middles)
         if mesh.is_watertight and mesh.euler_number == surface.euler_number and _simple(mesh):
             mesh.vertices = index.nearest(np.array(mesh.vertices))[1]
             if mesh.volume < 0:
@@ -114,6 +116,28 @@ def _cells(
         kept = total > 0
         middles[kept] = moved[kept] / total[kept, None]
     return np.asarray(cKDTree(middles).query(points, workers=2)[1], np.int64), middles
+
+
+def _whole(faces: Ints, labels: Ints, count: int) -> Ints:
+    """(n,) `labels` with every cell in one piece: scattered bits go to a cell beside them."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    inside = edges[labels[edges[:, 0]] == labels[edges[:, 1]]]
+    ones = np.ones(len(inside), np.int8)
+    graph = sparse.coo_matrix((ones, inside.T), (len(labels), len(labels)))
+    _, piece = connected_components(graph, directed=False)
+    sizes = np.bincount(piece)
+    label_of = np.empty(len(sizes), np.int64)
+    label_of[piece] = labels
+    largest = np.zeros(count, np.int64)
+    np.maximum.at(largest, label_of, sizes)
+    labels = np.where(sizes[piece] == largest[labels], labels, -1)
+    while (labels < 0).any():
+        both = np.concatenate([edges, edges[:, ::-1]])
+        open_ = both[(labels[both[:, 0]] < 0) & (labels[both[:, 1]] >= 0)]
+        if not len(open_):
+            break
+        labels[open_[:, 0]] = labels[open_[:, 1]]
+    return labels
 
 
 def _joined(faces: Ints, labels: Ints, middles: Floats) -> trimesh.Trimesh:
