@@ -219,10 +219,10 @@ def test_strain_knows_no_pose_and_no_size(template: Template) -> None:
 def test_a_group_becomes_a_template_that_knows_its_modes() -> None:
     bodies = [moved(lump(b), some_motion(n)) for n, b in enumerate((0.3, 0.5, 0.7))]
     bodies[1] = mirror_image(bodies[1])
-    group = correspond(bodies, mirrored=[False, True, False], vertices=800)
+    group = correspond(bodies, mirrored=[False, True, False], vertices=600)
     assert [m.ok for m in group.members] == [True] * 3
-    assert group.shapes.shape == (3, 800, 3)
-    assert group.template.modes.shape == (2, 2400)
+    assert group.shapes.shape == (3, 600, 3)
+    assert group.template.modes.shape == (2, 1800)
     assert all(m.distance.rms_mm < 0.4 for m in group.members)
 
 
@@ -242,19 +242,12 @@ def test_cat_femora_and_a_tibia_that_is_none() -> None:
 
 
 @pytest.mark.real
-def test_a_real_template_on_itself_stays_where_it_is(real_data: Path) -> None:
-    first = read_surface(real_data / "smir_right_femora" / "00.ply")
-    template = Template.from_surface(first, bone="femur", side=Side.RIGHT)
-    result = register(template, template.mesh)
-    assert result.ok, result.reasons
-    assert result.strain < 0.02
-    assert rms(result.vertices, template.vertices) < 0.3
-
-
-@pytest.mark.real
 def test_real_femora_of_both_sides(real_data: Path) -> None:
     first = read_surface(real_data / "smir_right_femora" / "00.ply")
     template = Template.from_surface(first, bone="femur", side=Side.RIGHT)
+    itself = register(template, template.mesh)
+    assert itself.strain < 0.02
+    assert rms(itself.vertices, template.vertices) < 0.3
     for number, name in enumerate(("smir_right_femora/04", "vsd_femora/z013_L")):
         bone = moved(read_surface(real_data / f"{name}.ply"), some_motion(number))
         result = register(template, bone, mirrored=name.endswith("L"))
