@@ -86,17 +86,23 @@ def correspond(
         surfaces[first], bone=bone, side=side, count=vertices, seed=seed
     )
     for refined in (False, True):
-        members = tuple(
-            register(template, surface, mirrored=flag, source=name)
-            for surface, flag, name in zip(surfaces, flags, names, strict=True)
-        )
-        group = Group(template, members)
-        if len([m for m in members if m.ok]) < 2:
+        group = _registered(template, surfaces, flags, names)
+        if len([m for m in group.members if m.ok]) < 2:
             raise InputError("bones", "could not be registered", "look at their reasons")
         template = averaged(group, side=side, vertices=None if refined else vertices, seed=seed)
+    return _registered(template, surfaces, flags, names)
+
+
+def _registered(
+    template: Template,
+    surfaces: Sequence[trimesh.Trimesh],
+    mirrored: Sequence[bool],
+    sources: Sequence[str],
+) -> Group:
+    """`template` laid onto all of them."""
     members = tuple(
         register(template, surface, mirrored=flag, source=name)
-        for surface, flag, name in zip(surfaces, flags, names, strict=True)
+        for surface, flag, name in zip(surfaces, mirrored, sources, strict=True)
     )
     return Group(template, members)
 
