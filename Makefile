@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder bench-correspondence bench-shape-model
 
 setup: $(VENV)/.installed
 
@@ -80,3 +80,9 @@ bench-films: $(VENV)/.installed-dev
 # Makes the network that ships again, from nothing (about half an hour on two quiet cores).
 bone-finder: $(VENV)/.installed
 	$(BIN)/python -m osteoprint.xray.finder_training --out src/osteoprint/xray/film_finder.safetensors
+
+bench-correspondence: $(VENV)/.installed
+	$(BIN)/python benchmarks/correspondence.py
+
+bench-shape-model: $(VENV)/.installed
+	$(BIN)/python benchmarks/shape_model.py

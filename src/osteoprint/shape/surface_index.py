@@ -137,6 +137,21 @@ class SurfaceIndex:
         return distances, spots
 
 
+def barycentric(triangles: Floats, points: Floats) -> Floats:
+    """(k, 3) weights of the corners of (k, 3, 3) triangles that make (k, 3) points on them.
+
+    Not negative, of sum 1. See Ericson, Real-Time Collision Detection (2005), 3.4.
+    """
+    ab, ac = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    ap = points - triangles[:, 0]
+    bb, bc, cc = (ab * ab).sum(axis=1), (ab * ac).sum(axis=1), (ac * ac).sum(axis=1)
+    pb, pc = (ap * ab).sum(axis=1), (ap * ac).sum(axis=1)
+    area = np.maximum(bb * cc - bc * bc, 1e-300)
+    second, third = (cc * pb - bc * pc) / area, (bb * pc - bc * pb) / area
+    weights = np.clip(np.stack([1 - second - third, second, third], axis=1), 0.0, 1.0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _measure(vertices: Floats, faces: Ints) -> tuple[Floats, Floats, Floats, Floats]:
     """(m,) areas and (m, 3) centres of the triangles, and the corners of their common box."""

@@ -1,0 +1,338 @@
+"""The same point on every bone: a template laid onto a surface, vertex by vertex.
+
+The template is placed (``placing``), then bent in stages. At each stage every vertex asks for
+the point of the surface nearest to it in place and normal, every point of the surface asks for
+a vertex likewise, and the template follows as far as a smooth motion can: the motion as a
+whole, from the placed template, is kept smooth (not only its last step), so that vertices keep
+their order and their distances along the shaft. At last they are brought onto the surface
+itself, sliding on it only to keep the motion even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from osteoprint.ct.surface import check_surface
+from osteoprint.frames import apply
+from osteoprint.shape.distance import SurfaceDistance, surface_distance
+from osteoprint.shape.placing import (
+    Placement,
+    Target,
+    place,
+    similarity,
+    vertex_normals,
+)
+from osteoprint.shape.surface_index import SurfaceIndex, barycentric
+from osteoprint.shape.template import DETAIL, Template
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ROUNDS = 3
+FINAL_ROUNDS = 6
+BACK_POINTS = 8000
+# When a registration is not to be trusted. Laid onto their like, templates of femora and tibiae
+# are strained by 0.06 to 0.11, a human femur's onto a cat's by 0.16; onto the wrong side by
+# 0.25 to 0.37, and onto another bone by 0.29 to 0.48.
+MOST_STRAIN = 0.2
+# Parts of the better misfit.
+OTHER_SIDE = 0.85
+AMBIGUOUS = 1.1
+# Parts of the bone's diagonal.
+MOST_RMS = 0.001
+MOST_WORST = 0.01
+# A surface further than this from the template, as a part of the length, draws it there.
+UNREACHED = 0.0018
+REACH_ROUNDS = 12
+UNFOLD_ROUNDS = 20
+# Of fitting the modes; and how many standard deviations along any of them are believed.
+MODE_ROUNDS = 12
+FARTHEST_MODE = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondence:
+    """A template's vertices, found on a bone.
+
+    Attributes
+    ----------
+    vertices : (n, 3) float64, mm, in the bone's own coordinates.
+    faces : (m, 3) int64, the template's, wound outwards on ``vertices``.
+    mirrored : the bone is of the other side than the template: the template was laid onto its
+        mirror image.
+    distance : from the registered template (estimate) to the bone (truth) and back.
+    folds : number of folded triangles, see :func:`folded`.
+    strain : how much the template was distorted, see :func:`strain`.
+    ok : nothing speaks against using it.
+    reasons : what does, in words.
+    """
+
+    vertices: Floats
+    faces: Ints
+    mirrored: bool
+    distance: SurfaceDistance
+    folds: int
+    strain: float
+    ok: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def mesh(self) -> trimesh.Trimesh:
+        """The registered template as a surface, mm, in the bone's coordinates."""
+        return trimesh.Trimesh(self.vertices, self.faces, process=False)
+
+    @property
+    def on_template_side(self) -> Floats:
+        """(n, 3) mm: the vertices of the bone, or of its mirror image if it was mirrored."""
+        return self.vertices * [-1.0, 1.0, 1.0] if self.mirrored else self.vertices
+
+
+def register(
+    template: Template,
+    surface: trimesh.Trimesh,
+    *,
+    mirrored: bool = False,
+    source: str = "bone surface",
+) -> Correspondence:
+    """Find the template's vertices on a bone of any pose, size and triangulation.
+
+    Parameters
+    ----------
+    template : of the same kind of bone.
+    surface : one closed surface, mm, any pose.
+    mirrored : the bone is of the other side than the template.
+    source : what the messages call it.
+
+    Returns
+    -------
+    The vertices and how good they are; look at ``ok`` before using them.
+
+    Raises
+    ------
+    InputError : `surface` is not one closed body in mm.
+    """
+    check_surface(surface, source)
+    target = Target.of(surface, template.length_mm, mirrored, source)
+    placement = place(template, target)
+    begun = _begun(template, target, placement)
+    bent = _bent(template, target, begun)
+    settled = _unfolded(template, target, _settled(template, target, begun, bent))
+    final = _reaching(template, target, settled)
+    vertices = apply(target.to_target, final)
+    faces = template.faces[:, ::-1] if mirrored else template.faces
+    distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
+    folds = int(folded(final, template.faces, target).sum())
+    image = place(template, Target.of(surface, template.length_mm, not mirrored, source))
+    stretch = strain(template, final)
+    reasons = _doubts(distance, folds, stretch, placement, image)
+    return Correspondence(vertices, faces, mirrored, distance, folds, stretch, not reasons, reasons)
+
+
+def folded(vertices: Floats, faces: Ints, target: Target) -> NDArray[np.bool_]:
+    """(m,) which triangles are folded over.
+
+    A triangle is folded if its normal points away (by more than 90 degrees) from the mean of
+    the normals of its own three vertices, or from the normal of the target nearest
+    to its middle; also if it has no area.
+    """
+    triangles = vertices[faces]
+    cross = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    around = vertex_normals(vertices, faces)[faces].sum(axis=1)
+    there = target.normals_at(triangles.mean(axis=1))
+    against = np.minimum((cross * around).sum(axis=1), (cross * there).sum(axis=1))
+    return np.asarray(against <= 0)
+
+
+def _begun(template: Template, target: Target, placement: Placement) -> Floats:
+    """(n, 3) the template before it is bent: its most fitting member, or stretched at least."""
+    if not len(template.modes):
+        return apply(placement.affine, template.vertices)
+    matrix, shape = placement.matrix, template.vertices
+    slack = template.modes @ template.modes.T
+    # As if a hundred places on the bone were each known to some millimetres.
+    slack += np.eye(len(slack)) * len(shape) / 100 * (template.length_mm / 100) ** 2
+    for _ in range(MODE_ROUNDS):
+        goal = _wanted(template, target, apply(matrix, shape))
+        matrix = similarity(shape, goal)
+        gap = apply(np.asarray(np.linalg.inv(matrix), np.float64), goal) - template.vertices
+        values = np.linalg.solve(slack, template.modes @ gap.ravel())
+        values = np.clip(values, -FARTHEST_MODE, FARTHEST_MODE)
+        shape = template.vertices + (values @ template.modes).reshape(-1, 3)
+    return apply(matrix, shape)
+
+
+def strain(template: Template, vertices: Floats) -> float:
+    """How much the template is stretched and sheared to be `vertices`, beyond its size.
+
+    RMS over its area of the logarithms of both principal stretches: 0.1 is a tenth.
+    """
+    before, after = (_in_plane(v[template.faces]) for v in (template.vertices, vertices))
+    area = np.linalg.det(before)
+    stretches = np.linalg.svd(after @ np.linalg.inv(before), compute_uv=False)
+    logs = np.log(np.maximum(stretches, 1e-6))
+    logs -= np.average(logs.mean(axis=1), weights=area)
+    return float(np.sqrt(np.average((logs**2).mean(axis=1), weights=area)))
+
+
+def _in_plane(triangles: Floats) -> Floats:
+    """(m, 2, 2) both edges from the first corner of (m, 3, 3) triangles, as columns, in axes
+    of the triangle's own plane."""
+    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    length = np.maximum(np.linalg.norm(first, axis=1), 1e-12)
+    along = (second * first).sum(axis=1) / length
+    height = np.linalg.norm(np.cross(first, second), axis=1) / length
+    rows = [np.stack([length, along], axis=1), np.stack([0 * length, height], axis=1)]
+    return np.stack(rows, axis=1)
+
+
+def _bent(template: Template, target: Target, begun: Floats) -> Floats:
+    """(n, 3) the template bent onto the target, coarse to fine."""
+    motion = np.zeros_like(begun)
+    for stage in range(len(DETAIL)):
+        for _ in range(ROUNDS):
+            vertices = begun + motion
+            motion = template.smoothed(_wanted(template, target, vertices) - begun, stage)
+    return begun + motion
+
+
+def _wanted(template: Template, target: Target, vertices: Floats) -> Floats:
+    """(n, 3) where each vertex should go: the mean of what it and the surface ask for."""
+    normals = vertex_normals(vertices, template.faces)
+    features = target.features(vertices, normals)
+    spot = target.tree.query(features, workers=2)[1]
+    own = _on_plane(vertices, target.points[spot], target.normals[spot], target.spacing)
+
+    step = max(len(target.points) // BACK_POINTS, 1)
+    goals, facing = target.points[::step], target.normals[::step]
+    back = cKDTree(features).query(target.features(goals, facing), workers=2)[1]
+    short = ((goals - vertices[back]) * facing).sum(axis=1)
+    count = np.bincount(back, minlength=len(vertices))
+    pull = np.stack([np.bincount(back, short * f, len(vertices)) for f in facing.T], axis=1)
+    asked = vertices + pull / np.maximum(count, 1)[:, None]
+    return np.asarray(np.where(count[:, None] > 0, (own + asked) / 2, own))
+
+
+def _on_plane(points: Floats, spots: Floats, normals: Floats, reach: float) -> Floats:
+    """(n, 3) the point nearest to each of `points` on a disc of radius `reach` about its spot."""
+    gap = points - spots
+    along = gap - (gap * normals).sum(axis=1, keepdims=True) * normals
+    length = np.linalg.norm(along, axis=1, keepdims=True)
+    return np.asarray(spots + along * np.minimum(1.0, reach / np.maximum(length, 1e-12)))
+
+
+def _settled(template: Template, target: Target, begun: Floats, bent: Floats) -> Floats:
+    """(n, 3) the vertices brought onto the surface, sliding on it to keep the motion even."""
+    vertices = bent
+    last = len(DETAIL) - 1
+    for _ in range(FINAL_ROUNDS):
+        on = target.index.nearest(vertices)[1]
+        vertices = on + _along(target, on, begun + template.smoothed(on - begun, last) - on)
+    return target.index.nearest(vertices)[1]
+
+
+def _reaching(template: Template, target: Target, settled: Floats) -> Floats:
+    """(n, 3) vertices drawn to what no triangle has reached: spurs, pits, hooks.
+
+    Only there do they leave their even spacing. On the way triangles may fold; what is
+    returned is the best of the ways with its folds taken back.
+    """
+    best, vertices, least, idle = settled, settled, np.inf, 0
+    for _ in range(REACH_ROUNDS):
+        pull, missed = _pull_of_missed(template, target, vertices)
+        if missed == 0.0:
+            return _kept_flat(template, target, best, vertices)
+        vertices = target.index.nearest(vertices + pull)[1]
+        vertices = _unfolded(template, target, vertices)
+        flat = _kept_flat(template, target, best, vertices)
+        left = _pull_of_missed(template, target, flat)[1]
+        if left < 0.95 * least:
+            best, least, idle = flat, left, 0
+        else:
+            idle += 1
+        if idle == 3:
+            break
+    return best
+
+
+def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tuple[Floats, float]:
+    """(n, 3) where the unreached parts of the target pull each vertex, and how much there is
+    of them: the sum of the squares of the gaps, mm²."""
+    index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
+    gap, near, faces = index.nearest(target.index.vertices)
+    missed = gap > UNREACHED * template.length_mm
+    gap, near = gap[missed], near[missed]
+    corners = index.faces[faces[missed]]
+    # Those far off, and near a vertex, have the most say in where it goes.
+    weights = gap[:, None] * barycentric(vertices[corners], near) ** 2
+    short = target.index.vertices[missed] - near
+    at = corners.ravel()
+    total = np.bincount(at, weights.ravel(), len(vertices))
+    pull = [np.bincount(at, (weights * s[:, None]).ravel(), len(vertices)) for s in short.T]
+    return np.stack(pull, axis=1) / np.maximum(total, 1e-9)[:, None], float(gap @ gap)
+
+
+def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
+    """(n, 3) `vertices`, those around folded triangles moved between their neighbours."""
+    for _ in range(UNFOLD_ROUNDS):
+        bad = folded(vertices, template.faces, target)
+        if not bad.any():
+            break
+        loose = np.zeros(len(vertices), bool)
+        loose[template.faces[bad]] = True
+        loose |= template.neighbours @ loose > 0
+        middle = template.neighbours @ vertices
+        relaxed = np.where(loose[:, None], (vertices + middle) / 2, vertices)
+        vertices = np.where(loose[:, None], target.index.nearest(relaxed)[1], vertices)
+    return vertices
+
+
+def _kept_flat(template: Template, target: Target, before: Floats, after: Floats) -> Floats:
+    """(n, 3) `after`, but as it was `before` wherever it is still folded."""
+    for _ in range(2 * UNFOLD_ROUNDS):
+        bad = folded(after, template.faces, target)
+        if not bad.any():
+            return after
+        loose = np.zeros(len(after), bool)
+        loose[template.faces[bad]] = True
+        for _ in range(2):
+            loose |= template.neighbours @ loose > 0
+        after = np.where(loose[:, None], before, after)
+    return before
+
+
+def _along(target: Target, on: Floats, motion: Floats) -> Floats:
+    """(n, 3) the part of `motion` that runs along the surface at the points `on`."""
+    normals = target.normals_at(on)
+    return np.asarray(motion - (motion * normals).sum(axis=1, keepdims=True) * normals)
+
+
+def _doubts(
+    distance: SurfaceDistance, folds: int, stretch: float, placement: Placement, other: Placement
+) -> tuple[str, ...]:
+    """What speaks against a registration, in words.
+
+    `placement` and `other` are on the bone as the caller said it is, and on its mirror image.
+    """
+    reasons = []
+    ways = (distance.estimate_to_truth, distance.truth_to_estimate)
+    rms = max(way.rms_mm for way in ways)
+    worst = max(way.hausdorff_mm for way in ways)
+    size = distance.diagonal_mm
+    if stretch > MOST_STRAIN:
+        reasons.append(f"another bone than the template, or not a whole one: strain {stretch:.0%}")
+    if other.misfit < OTHER_SIDE * placement.misfit:
+        reasons.append("of the other side: its mirror image resembles the template more")
+    if placement.runner_up < AMBIGUOUS * placement.misfit:
+        reasons.append("which way round it lies is not certain: two poses fit alike")
+    if rms > MOST_RMS * size:
+        reasons.append(f"the template does not lie on it: {rms:.2f} mm RMS")
+    if worst > MOST_WORST * size:
+        reasons.append(f"a part of it was not reached: {worst:.1f} mm off")
+    if folds:
+        reasons.append(f"{folds} triangles are folded")
+    return tuple(reasons)
