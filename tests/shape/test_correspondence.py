@@ -217,12 +217,12 @@ def test_strain_knows_no_pose_and_no_size(template: Template) -> None:
 
 
 def test_a_group_becomes_a_template_that_knows_its_modes() -> None:
-    bodies = [moved(lump(b), some_motion(n)) for n, b in enumerate((0.3, 0.5, 0.7))]
+    bodies = [moved(lump(b), some_motion(n)) for n, b in enumerate((0.4, 0.6))]
     bodies[1] = mirror_image(bodies[1])
-    group = correspond(bodies, mirrored=[False, True, False], vertices=600)
-    assert [m.ok for m in group.members] == [True] * 3
-    assert group.shapes.shape == (3, 600, 3)
-    assert group.template.modes.shape == (2, 1800)
+    group = correspond(bodies, mirrored=[False, True], vertices=600)
+    assert [m.ok for m in group.members] == [True] * 2
+    assert group.shapes.shape == (2, 600, 3)
+    assert group.template.modes.shape == (1, 1800)
     assert all(m.distance.rms_mm < 0.4 for m in group.members)
 
 

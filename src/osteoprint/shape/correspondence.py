@@ -48,8 +48,19 @@ MOST_RMS = 0.001
 MOST_WORST = 0.01
 # A surface further than this from the template, as a part of the length, draws it there.
 UNREACHED = 0.0018
-REACH_ROUNDS = 12
-UNFOLD_ROUNDS = 20
+REACH_ROUNDS = 16
+# Rounds without gain before it is given up.
+PATIENCE = 4
+UNFOLD_ROUNDS = 12
+# While triangles are unfolded, their normals have this part of their usual say: enough to tell
+# the two walls of a crease apart, too little to hold a fold in place.
+LOOSE = 0.2
+# What say the normals have when vertices settle. Without any, they slide least; with all of it,
+# hooks are told from what lies beneath them; with some, a cavity behind a narrow mouth is
+# passed over instead of drawing in what then folds. Tried in turn, as long as triangles are
+# folded or more than so much is missed (mm², as a part of the squared length).
+SETTLING = (0.0, 1.0, 0.4)
+SPARED = 1e-4
 # Of fitting the modes; and how many standard deviations along any of them are believed.
 MODE_ROUNDS = 12
 FARTHEST_MODE = 3.0
@@ -121,8 +132,7 @@ def register(
     placement = place(template, target)
     begun = _begun(template, target, placement)
     bent = _bent(template, target, begun)
-    settled = _unfolded(template, target, _settled(template, target, begun, bent))
-    final = _reaching(template, target, settled)
+    final = _finished(template, target, begun, bent)
     vertices = apply(target.to_target, final)
     faces = template.faces[:, ::-1] if mirrored else template.faces
     distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
@@ -204,7 +214,7 @@ def _wanted(template: Template, target: Target, vertices: Floats) -> Floats:
     """(n, 3) where each vertex should go: the mean of what it and the surface ask for."""
     normals = vertex_normals(vertices, template.faces)
     features = target.features(vertices, normals)
-    spot = target.tree.query(features, workers=2)[1]
+    spot = target.spots(vertices, normals)
     own = _on_plane(vertices, target.points[spot], target.normals[spot], target.spacing)
 
     step = max(len(target.points) // BACK_POINTS, 1)
@@ -225,38 +235,66 @@ def _on_plane(points: Floats, spots: Floats, normals: Floats, reach: float) -> F
     return np.asarray(spots + along * np.minimum(1.0, reach / np.maximum(length, 1e-12)))
 
 
-def _settled(template: Template, target: Target, begun: Floats, bent: Floats) -> Floats:
+def _finished(template: Template, target: Target, begun: Floats, bent: Floats) -> Floats:
+    """(n, 3) the vertices on the surface, all of it reached, nothing folded: if it can be."""
+    best, least = bent, (np.inf, np.inf)
+    for weight in SETTLING:
+        settled = _settled(template, target, begun, bent, weight)
+        final, left = _reaching(template, target, settled)
+        if left < least:
+            best, least = final, left
+        if least[0] == 0 and least[1] <= SPARED * template.length_mm**2:
+            break
+    return best
+
+
+def _settled(
+    template: Template, target: Target, begun: Floats, bent: Floats, weight: float
+) -> Floats:
     """(n, 3) the vertices brought onto the surface, sliding on it to keep the motion even."""
     vertices = bent
     last = len(DETAIL) - 1
     for _ in range(FINAL_ROUNDS):
-        on = target.index.nearest(vertices)[1]
+        on = _onto(template, target, vertices, weight)
         vertices = on + _along(target, on, begun + template.smoothed(on - begun, last) - on)
-    return target.index.nearest(vertices)[1]
+    return _onto(template, target, vertices, weight)
 
 
-def _reaching(template: Template, target: Target, settled: Floats) -> Floats:
-    """(n, 3) vertices drawn to what no triangle has reached: spurs, pits, hooks.
+def _onto(template: Template, target: Target, vertices: Floats, weight: float) -> Floats:
+    """(n, 3) each vertex on the surface, where it also faces its way.
+
+    `weight` is how much of the usual say the normals have; 0 for the nearest point as such.
+    """
+    if weight == 0.0:
+        return target.index.nearest(vertices)[1]
+    spot = target.spots(vertices, vertex_normals(vertices, template.faces), weight)
+    near = _on_plane(vertices, target.points[spot], target.normals[spot], target.spacing)
+    return target.index.nearest(near)[1]
+
+
+def _reaching(
+    template: Template, target: Target, settled: Floats
+) -> tuple[Floats, tuple[float, float]]:
+    """(n, 3) vertices drawn to what no triangle has reached: spurs, pits, hooks; and what is
+    left: the number of folded triangles, and what is missed (see :func:`_pull_of_missed`).
 
     Only there do they leave their even spacing. On the way triangles may fold; what is
-    returned is the best of the ways with its folds taken back.
+    returned is the flattest of the ways, and of those as flat the one that misses least.
     """
-    best, vertices, least, idle = settled, settled, np.inf, 0
+    vertices, best = _unfolded(template, target, settled), settled
+    least, idle = (np.inf, np.inf), 0
     for _ in range(REACH_ROUNDS):
         pull, missed = _pull_of_missed(template, target, vertices)
-        if missed == 0.0:
-            return _kept_flat(template, target, best, vertices)
-        vertices = target.index.nearest(vertices + pull)[1]
-        vertices = _unfolded(template, target, vertices)
-        flat = _kept_flat(template, target, best, vertices)
-        left = _pull_of_missed(template, target, flat)[1]
-        if left < 0.95 * least:
-            best, least, idle = flat, left, 0
+        folds = float(folded(vertices, template.faces, target).sum())
+        if (folds, missed) < least:
+            best, least, idle = vertices, (folds, missed), 0
         else:
             idle += 1
-        if idle == 3:
+        if missed == 0.0 or idle > PATIENCE:
             break
-    return best
+        vertices = _onto(template, target, vertices + pull, LOOSE)
+        vertices = _unfolded(template, target, vertices)
+    return best, least
 
 
 def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tuple[Floats, float]:
@@ -277,32 +315,26 @@ def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tup
 
 
 def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
-    """(n, 3) `vertices`, those around folded triangles moved between their neighbours."""
-    for _ in range(UNFOLD_ROUNDS):
+    """(n, 3) `vertices`, those around folded triangles moved between their neighbours.
+
+    What does not come flat is given more room, again and again; the flattest is returned.
+    """
+    best, fewest = vertices, np.inf
+    for turn in range(UNFOLD_ROUNDS):
         bad = folded(vertices, template.faces, target)
+        if bad.sum() < fewest:
+            best, fewest = vertices, bad.sum()
         if not bad.any():
             break
         loose = np.zeros(len(vertices), bool)
         loose[template.faces[bad]] = True
-        loose |= template.neighbours @ loose > 0
-        middle = template.neighbours @ vertices
-        relaxed = np.where(loose[:, None], (vertices + middle) / 2, vertices)
-        vertices = np.where(loose[:, None], target.index.nearest(relaxed)[1], vertices)
-    return vertices
-
-
-def _kept_flat(template: Template, target: Target, before: Floats, after: Floats) -> Floats:
-    """(n, 3) `after`, but as it was `before` wherever it is still folded."""
-    for _ in range(2 * UNFOLD_ROUNDS):
-        bad = folded(after, template.faces, target)
-        if not bad.any():
-            return after
-        loose = np.zeros(len(after), bool)
-        loose[template.faces[bad]] = True
-        for _ in range(2):
+        for _ in range(1 + turn // 3):
             loose |= template.neighbours @ loose > 0
-        after = np.where(loose[:, None], before, after)
-    return before
+        relaxed = (vertices + template.neighbours @ vertices) / 2
+        relaxed = np.where(loose[:, None], relaxed, vertices)
+        relaxed = _onto(template, target, relaxed, LOOSE)
+        vertices = np.where(loose[:, None], relaxed, vertices)
+    return best
 
 
 def _along(target: Target, on: Floats, motion: Floats) -> Floats:

@@ -46,6 +46,7 @@ class Target:
     vertex_normals : of its vertices, (v, 3).
     points, normals : (m, 3) spread evenly over it, and the directions it faces there.
     tree : of points and weighted normals, (m, 6).
+    trees : such trees by what part of their weight the normals have; filled as they are needed.
     normal_weight : mm that stand for one unit of a normal.
     spacing : mm between neighbouring points, roughly.
     to_target : (4, 4) similarity (mirrored where asked) from there to the target's own mm.
@@ -56,6 +57,7 @@ class Target:
     points: Floats
     normals: Floats
     tree: cKDTree
+    trees: dict[float, cKDTree]
     normal_weight: float
     spacing: float
     to_target: Floats
@@ -78,12 +80,14 @@ class Target:
         at_vertices = vertex_normals(index.vertices, index.faces)
         normals = blended_normals(index, at_vertices, points)
         weight = NORMAL_WEIGHT * length_mm
+        tree = cKDTree(np.hstack([points, weight * normals]))
         return cls(
             index,
             at_vertices,
             points,
             normals,
-            cKDTree(np.hstack([points, weight * normals])),
+            tree,
+            {1.0: tree},
             weight,
             float(np.sqrt(index.areas.sum() / TARGET_POINTS)),
             np.asarray(np.linalg.inv(to_work), np.float64),
@@ -92,6 +96,16 @@ class Target:
     def features(self, points: Floats, normals: Floats) -> Floats:
         """(k, 6) places and weighted normals."""
         return np.hstack([points, self.normal_weight * normals])
+
+    def spots(self, points: Floats, normals: Floats, weight: float = 1.0) -> Ints:
+        """(k,) which of the target's points are nearest in place and normal.
+
+        `weight` is the normals' say, as a part of the usual; trees are built as asked for.
+        """
+        if weight not in self.trees:
+            self.trees[weight] = cKDTree(self.features(self.points, weight * self.normals))
+        asked = self.features(points, weight * normals)
+        return np.asarray(self.trees[weight].query(asked, workers=2)[1])
 
     def normals_at(self, points: Floats) -> Floats:
         """(k, 3) unit normals of the surface nearest to `points`."""
