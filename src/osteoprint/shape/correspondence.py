@@ -48,6 +48,8 @@ MOST_RMS = 0.001
 MOST_WORST = 0.01
 # A surface further than this from the template, as a part of the length, draws it there.
 UNREACHED = 0.0018
+# The least that counts, as a part of the distance between its vertices.
+COARSE = 0.2
 REACH_ROUNDS = 16
 # Rounds without gain before it is given up.
 PATIENCE = 4
@@ -302,7 +304,9 @@ def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tup
     of them: the sum of the squares of the gaps, mm²."""
     index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
     gap, near, faces = index.nearest(target.index.vertices)
-    missed = gap > UNREACHED * template.length_mm
+    # What is smaller than its triangles no template can follow.
+    spacing = template.length_mm * float(np.sqrt(template.mass.mean()))
+    missed = gap > max(UNREACHED * template.length_mm, COARSE * spacing)
     gap, near = gap[missed], near[missed]
     corners = index.faces[faces[missed]]
     # Those far off, and near a vertex, have the most say in where it goes.
