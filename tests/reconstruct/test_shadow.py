@@ -53,7 +53,9 @@ def test_nested_surfaces_add_up():
 
 def test_a_surface_outside_of_the_picture_adds_nothing():
     view = projection()
-    image = line_integrals(view.to_camera(SPHERE.vertices + [0, 500.0, 0]), FACES, ones(), view)
+    image = line_integrals(
+        view.to_camera(np.add(SPHERE.vertices, [0, 500.0, 0])), FACES, ones(), view
+    )
     assert not image.any()
 
 
