@@ -77,7 +77,7 @@ bench-xray: $(VENV)/.installed-dev
 bench-films: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/film_intake.py
 
-# Makes the network that ships again, from nothing (about half an hour on two quiet cores).
+# Makes the network that ships again, from nothing (about half an hour on two cores).
 bone-finder: $(VENV)/.installed
 	$(BIN)/python -m osteoprint.xray.finder_training --out src/osteoprint/xray/film_finder.safetensors
 

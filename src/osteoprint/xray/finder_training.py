@@ -34,11 +34,11 @@ _GROUP = 12
 class FinderTraining:
     """What decides about the training."""
 
-    specimens: int = 96
-    films_each: int = 25
+    specimens: int = 84
+    films_each: int = 20
     held_out: int = 8
     batch: int = 16
-    epochs: int = 8
+    epochs: int = 18
     learning_rate: float = 3e-3
     seed: int = 0
 
