@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from osteoprint.errors import InputError
 
@@ -36,7 +36,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class Workers:
+class Workers(Protocol):
     """Where tasks are done; made by :func:`open_workers`."""
 
     def run(self, function: Function, tasks: Sequence[Task], done: Done) -> None:
@@ -44,7 +44,7 @@ class Workers:
 
         Raises what a task raises, and RuntimeError where workers die again and again.
         """
-        raise NotImplementedError
+        ...
 
 
 @contextmanager

@@ -34,6 +34,8 @@ Floats = NDArray[np.float32]
 _LOOKED_AT = 700
 # A bone that leans more than this does not stand: which end is up has to be said.
 _MOST_LEAN_DEG = 50.0
+# A bone seen in one polarity must be so much more likely than what is seen in the other.
+_SURER = 0.015
 _QUARTERS = {"up": 0, "right": 1, "down": 2, "left": 3}
 
 
@@ -186,6 +188,8 @@ def _polarity(
         # A transmitted fraction falls where bone is, whatever anybody says.
         return FoundPolarity("bone_dark", "the film holds transmitted fractions"), []
     seen = find_polarity(small, field.inside)
+    if not seen.by_air:
+        seen = _polarity_by_bone(small, field) or seen
     if facts.polarity is not None:
         said = FoundPolarity(facts.polarity, "the file or its sidecar says so")
         if seen.polarity not in (None, facts.polarity) and seen.by_air:
@@ -204,6 +208,20 @@ def _polarity(
         f"does not say whether bone is bright or dark, and {seen.reason}",
         f'put "polarity": "bone_bright" or "bone_dark" into "{path.name}.json" beside it',
     )
+
+
+def _polarity_by_bone(small: Floats, field: ExposedField) -> FoundPolarity | None:
+    """The polarity in which a long bone is seen, or seen more surely; None where neither is."""
+    sure: dict[Polarity, float] = {}
+    polarities: tuple[Polarity, Polarity] = ("bone_bright", "bone_dark")
+    for polarity in polarities:
+        image = small if polarity == "bone_bright" else small.max() - small
+        found = find_bone(image, field.inside, air_level(image, field.inside))
+        sure[polarity] = found.sure if found is not None else 0.0
+    best = max(polarities, key=lambda polarity: sure[polarity])
+    if abs(sure["bone_bright"] - sure["bone_dark"]) < _SURER:
+        return None
+    return FoundPolarity(best, f"a long bone is seen in it ({sure[best]:.0%} sure)")
 
 
 def _bone_bright(stored: Stored, polarity: Polarity | None, inside: Bools) -> Floats:

@@ -33,6 +33,8 @@ _LIES_DEG = 50.0
 # A beam that is cut off takes this part of the grey away within so many pixels, at most so
 # far beyond the bone's end (in shares of the film's longer side).
 _DROP, _AT_ONCE, _REACH = 0.5, 5, 0.045
+# A bone that ends by itself leaves at most this part of its grey to the tissue beyond.
+_NO_END = 0.98
 # The part of the length that the axis is taken from: shafts are straight, ends are not.
 _SHAFT = (0.25, 0.75)
 
@@ -50,6 +52,7 @@ class FoundBone:
     cut : whether it runs over the edge of what was exposed.
     tissue : (rows, columns) float32, what the soft tissue around it adds to air; None where
         the bone is bare.
+    sure : mean probability of its pixels to be bone, by the network that found it in tissue.
     """
 
     mask: Bools
@@ -58,6 +61,7 @@ class FoundBone:
     size: tuple[float, float]
     cut: bool
     tissue: Floats | None = None
+    sure: float = 1.0
 
     def in_pixels(self, factor: int) -> FoundBone:
         """The same on a film of so many times as many pixels; the mask stays as it is."""
@@ -84,7 +88,7 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
         return None
     mask, tissue = body, None
     lies = abs(_axis_deg(body)) > _LIES_DEG
-    likely = _likely(image, inside, air, lies)
+    likely, sure = _likely(image, inside, air, lies)
     much_more = likely is not None and likely.sum() < _MUCH_MORE * body.sum()
     if much_more or _soft(smooth, body, _axis_deg(body)):
         if likely is None:
@@ -114,6 +118,7 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
         (height, width),
         cut or bool((mask & rim).any()),
         tissue,
+        1.0 if tissue is None else sure,
     )
 
 
@@ -210,14 +215,16 @@ def _fill(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:
     return float(np.mean(np.minimum(count[used] / (high[used] - low[used] + 1), 1.0)))
 
 
-def _likely(image: Floats, inside: Bools, air: float, lies: bool) -> Bools | None:
-    """The bone by the network, which has only seen bones that stand."""
+def _likely(image: Floats, inside: Bools, air: float, lies: bool) -> tuple[Bools | None, float]:
+    """The bone by the network, which has only seen bones that stand; and how sure it is."""
     if lies:
         image, inside = np.rot90(image), np.rot90(inside)
-    found = _largest((bone_probability(image, inside, air) > 0.5) & inside)
-    if found is None or not lies:
-        return found
-    return np.asarray(np.rot90(found, -1))
+    probability = bone_probability(image, inside, air)
+    found = _largest((probability > 0.5) & inside)
+    if found is None:
+        return None, 0.0
+    sure = float(probability[found].mean())
+    return np.asarray(np.rot90(found, -1) if lies else found), sure
 
 
 def _open_ended(image: Floats, turn: float, centre: Point, size: Point) -> bool:
@@ -236,7 +243,10 @@ def _open_ended(image: Floats, turn: float, centre: Point, size: Point) -> bool:
         level = float(np.mean(ndimage.map_coordinates(image, inner, order=1)))
         drop = (beyond[:-_AT_ONCE] - beyond[_AT_ONCE:]) > _DROP * level
         if drop.any():
-            return True
+            # Where grey falls off before, the bone has ended by itself, and the beam after it.
+            before = beyond[: int(np.argmax(drop))]
+            if before.size == 0 or before[-1] > _NO_END * level:
+                return True
     return False
 
 

@@ -1,13 +1,12 @@
 """Where the bone is on a film with soft tissue: a small network's opinion, pixel by pixel.
 
-A U-Net (Ronneberger et al., MICCAI 2015) of some 0.4 million weights, trained on artificial
+A U-Net (Ronneberger et al., MICCAI 2015) of some 0.6 million weights, trained on artificial
 films of parametric bones alone (:mod:`finder_training`): no real bone has been shown to it.
 It ships with the package, so that films can be read before anything was trained.
 """
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from importlib.resources import files
 
@@ -24,8 +23,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 WEIGHTS = "film_finder.safetensors"
-# The longer side of the image that the network looks at, and what both sides are multiples of.
-LOOKED_AT, MULTIPLE = 320, 32
+# The longer side of the image that the network looks at.
+LOOKED_AT = 320
 # Width over which contrast is made even, in pixels of that image.
 _LOCAL_PX = 10.0
 _FOLD = 4
@@ -109,10 +108,13 @@ def bone_probability(image: Floats, inside: Bools, air: float) -> Floats:
     small = _resized(smooth, size)
     field = _resized(inside.astype(np.float32), size) > 0.5
     ready = prepared(small, field, air)
-    pad = [(0, 0)] + [(0, -n % MULTIPLE) for n in size]
+    # In the middle of a square, as in the training: what a network sees beyond a film counts.
+    top, left = ((LOOKED_AT - n) // 2 for n in size)
+    square = np.zeros((len(ready), LOOKED_AT, LOOKED_AT), np.float32)
+    square[:, top : top + size[0], left : left + size[1]] = ready
     with torch.inference_mode():
-        logits = network()(torch.from_numpy(np.pad(ready, pad))[None])[0, 0, : size[0], : size[1]]
-    likely = torch.sigmoid(logits).numpy() * field
+        logits = network()(torch.from_numpy(square)[None])[0, 0]
+    likely = torch.sigmoid(logits).numpy()[top : top + size[0], left : left + size[1]] * field
     return np.asarray(_resized(likely, (rows, columns)), dtype=np.float32)
 
 
@@ -126,13 +128,14 @@ def _resized(image: Floats, size: tuple[int, int]) -> Floats:
 @lru_cache(maxsize=1)
 def network() -> Finder:
     """The network that ships with the package, ready to be asked."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         content = files("osteoprint.xray").joinpath(WEIGHTS).read_bytes()
         finder = Finder()
         finder.load_state_dict(load(content))
-    except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             WEIGHTS, f"cannot be read ({type(error).__name__})", "install osteoprint again"
         ) from None

@@ -159,9 +159,11 @@ def _measure(
         score, size, form = found
         if best and score <= best[0]:
             continue
-        if not _sharp(part, line, around, top, size):
+        away = _outside_by(part.shape, line)
+        rise = np.asarray((part.ravel() - around) / (top - around), np.float64)
+        if not _sharp(away, rise, size):
             continue
-        size += 2.0 * _outline_shift(part, line, around, top)
+        size += 2.0 * _outline_shift(away, rise)
         at = (float(centre[0] + corner[0]), float(centre[1] + corner[1]))
         low, high = line.min(axis=0) + corner, line.max(axis=0) + corner
         box = (int(low[0]), int(low[1]), int(np.ceil(high[0])) + 1, int(np.ceil(high[1])) + 1)
@@ -169,7 +171,18 @@ def _measure(
     return best
 
 
-def _outline_shift(part: Floats, line: NDArray[np.float64], around: float, top: float) -> float:
+def _outside_by(shape: tuple[int, ...], line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(pixels,) how far each pixel lies outside of a closed outline, in pixels; inside below 0."""
+    from skimage.measure import points_in_poly
+
+    rows, columns = np.indices(shape)
+    pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(float)
+    dense = np.concatenate([line[:-1] + f * (line[1:] - line[:-1]) for f in (0, 0.25, 0.5, 0.75)])
+    away, _ = cKDTree(dense).query(pixels)
+    return np.asarray(np.where(points_in_poly(pixels, line), -away, away))
+
+
+def _outline_shift(away: NDArray[np.float64], rise: NDArray[np.float64]) -> float:
     """By how many pixels the true outline lies outside of a contour.
 
     Where a pixel is half covered, half of the signal is left: log 2 more attenuation, which
@@ -179,14 +192,7 @@ def _outline_shift(part: Floats, line: NDArray[np.float64], around: float, top: 
     """
     from scipy.optimize import least_squares
     from scipy.special import ndtr
-    from skimage.measure import points_in_poly
 
-    rows, columns = np.indices(part.shape)
-    pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(float)
-    dense = np.concatenate([line[:-1] + f * (line[1:] - line[:-1]) for f in (0, 0.25, 0.5, 0.75)])
-    away, _ = cKDTree(dense).query(pixels)
-    away = np.where(points_in_poly(pixels, line), -away, away)
-    rise = (part.ravel() - around) / (top - around)
     near = (away > -4.0) & (away < 4.0) & (rise < 0.9)
     if near.sum() < 15:
         return 0.0
@@ -203,16 +209,8 @@ def _outline_shift(part: Floats, line: NDArray[np.float64], around: float, top: 
     return float(fit.x[0])
 
 
-def _sharp(part: Floats, line: NDArray[np.float64], around: float, top: float, size: float) -> bool:
+def _sharp(away: NDArray[np.float64], rise: NDArray[np.float64], size: float) -> bool:
     """Whether a thing ends at once, as metal does and the head of a femur does not."""
-    from skimage.measure import points_in_poly
-
-    rows, columns = np.indices(part.shape)
-    pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(float)
-    dense = np.concatenate([line[:-1] + f * (line[1:] - line[:-1]) for f in (0, 0.25, 0.5, 0.75)])
-    away, _ = cKDTree(dense).query(pixels)
-    away = np.where(points_in_poly(pixels, line), -away, away)
-    rise = (part.ravel() - around) / (top - around)
     reach = max(_EDGE_PX, _EDGE * size)
     inner = rise[(away < -reach) & (away > -reach - 1.5)]
     outer = rise[(away > reach) & (away < reach + 1.5)]
