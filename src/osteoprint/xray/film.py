@@ -217,7 +217,8 @@ def _polarity_by_bone(small: Floats, field: ExposedField) -> FoundPolarity | Non
     for polarity in polarities:
         image = small if polarity == "bone_bright" else small.max() - small
         found = find_bone(image, field.inside, air_level(image, field.inside))
-        sure[polarity] = found.sure if found is not None else 0.0
+        # Around a bare bone there is air, which would have told.
+        sure[polarity] = 0.0 if found is None or found.tissue is None else found.sure
     best = max(polarities, key=lambda polarity: sure[polarity])
     if abs(sure["bone_bright"] - sure["bone_dark"]) < _SURER:
         return None
