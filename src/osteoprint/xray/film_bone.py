@@ -28,6 +28,8 @@ _MUCH_MORE = 0.7
 # Cross-sections of one bone are filled to this part, and its rim is so many times as long as
 # both its sides; those of a hand or a joint are not.
 _LEAST_FILL, _MOST_RIM = 0.95, 1.42
+# Bones in clinic's films are found with 0.95 and more.
+_LEAST_SURE = 0.9
 # Limbs that lean more than this are turned before the network sees them.
 _LIES_DEG = 50.0
 # A beam that is cut off takes this part of the grey away within so many pixels, at most so
@@ -105,7 +107,7 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     if height < _ELONGATED * width or height < _SHORTEST * max(image.shape):
         return None
     ragged = perimeter(mask) > _MOST_RIM * 2 * height or _fill(along, across) < _LEAST_FILL
-    if tissue is not None and ragged:
+    if tissue is not None and (ragged or sure < _LEAST_SURE):
         return None
     middle = (low + high) / 2 * np.array(down) + (left + wide) / 2 * np.array(right)
     centre = (float(middle[0]), float(middle[1]))
