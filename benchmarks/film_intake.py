@@ -21,10 +21,17 @@ from typing import Any
 import numpy as np
 
 from film_cases import Case, cases, fs
+from osteoprint.ct.phantom import volume_from_surface
+from osteoprint.ct.surface import read_surface
 from osteoprint.errors import FilmError
+from osteoprint.frames import Side, View, anatomical_frame, apply
 from osteoprint.study.film_steps import draw_steps
+from osteoprint.xray.camera import Geometry, Pose, view_camera
 from osteoprint.xray.film import Film, examine_film
 from osteoprint.xray.film_pair import examine_pair
+from osteoprint.xray.materials import BODY
+from osteoprint.xray.presets import take
+from osteoprint.xray.projector import path_lengths, prepare
 from record import real_bones, write_result
 
 EDGE, LEAN_DEG, SCALE = 0.02, 3.0, 0.01
@@ -124,10 +131,84 @@ def _camera(path: Path) -> dict[str, Any]:
     return {"camera": camera}
 
 
+def real_femora(count: int, pictures: Path | None) -> list[dict[str, Any]]:
+    """Films of real femora in soft tissue, preset clinic: shapes nothing here was made with.
+
+    Every third is narrow, every second stored bone dark, nothing but scale and view is said.
+    """
+    rows = []
+    paths = sorted((real_bones() / "smir_right_femora").glob("*.ply"))[:: max(29 // count, 1)]
+    for number, path in enumerate(paths[:count]):
+        mesh = read_surface(path)
+        frame = anatomical_frame(
+            np.asarray(mesh.vertices), np.asarray(mesh.faces), bone="femur", side=Side.RIGHT
+        )
+        soft_mm = 30.0 + 8.0 * (number % 5)
+        scan = volume_from_surface(
+            mesh, voxel_mm=1.2, soft_tissue_mm=soft_mm, bone_to_world=frame.bone_to_world,
+            rng=np.random.default_rng([11, number]),
+        )  # fmt: skip
+        traced = prepare(scan, BODY)
+        for view in View:
+            truth, shown = _clinic_film(mesh, frame, traced, view, number)
+            dark = number % 2 == 1
+            with tempfile.TemporaryDirectory() as name:
+                film_path = Path(name) / f"{path.stem}_{view.value}.png"
+                fs.save_picture(film_path, 1 - shown if dark else shown, fs.facts(truth), 16)
+                film = examine_film(film_path, view)
+            if pictures is not None:
+                draw_steps(film, pictures / f"femur_{path.stem}_{view.value}.png")
+            found = judge(Case(path.stem, make=_unmade), truth, film)
+            right = (
+                film.polarity.polarity == ("bone_dark" if dark else "bone_bright")
+                and found["scale"] <= SCALE and found["edges"] <= EDGE and found["lean"] <= LEAN_DEG
+            )  # fmt: skip
+            cut = (
+                "; said to be cut, but is whole" if film.bone is not None and film.bone.cut else ""
+            )
+            rows.append(
+                {"what": f"real femur {path.stem}, clinic, {view.value}", "value": int(right),
+                 "unit": "right", "note": f"{film.polarity.polarity}, edges {found['edges']:.2%}, "
+                 f"lean {found['lean']:.1f} degrees{cut}"}
+            )  # fmt: skip
+    return rows
+
+
+def _unmade(folder: Path) -> tuple[fs.Sample, Path]:
+    raise AssertionError("these films are made beside their case")
+
+
+def _clinic_film(
+    mesh: Any, frame: Any, traced: Any, view: View, number: int
+) -> tuple[fs.Sample, np.ndarray]:
+    """One film with its truth; pose, exposure and the film's width by chance."""
+    rng = np.random.default_rng([12, number, view is View.AP])
+    length = frame.length_mm
+    rows = 1100
+    columns = 400 if number % 3 == 2 else 800
+    spacing = 1.15 * length / rng.uniform(0.7, 0.88) / rows
+    geometry = Geometry(rows, columns, (spacing, spacing), 1150.0, 1000.0)
+    long_deg, lean, tilt = rng.uniform(-5, 5, 3)
+    camera = view_camera(
+        frame.bone_to_world, view, Side.RIGHT, geometry, Pose(long_deg, lean, tilt)
+    )
+    lengths = path_lengths(traced, camera)
+    shown = take(lengths, BODY, geometry, "clinic", rng)
+    image = np.tensordot(BODY.mu_per_mm(70.0), lengths, axes=1).astype(np.float32)
+    half = np.array([[length / 2, 0, 0], [-length / 2, 0, 0]])
+    ends = camera.project(apply(frame.bone_to_world, half))
+    up = ends[0] - ends[1]
+    corners = camera.project(np.asarray(mesh.vertices))
+    truth = fs.Sample(
+        image, camera, view, Side.RIGHT, "femur", (0.0, 0.0, 0.0, 0.0),
+        float(np.rad2deg(np.arctan2(up[1], -up[0]))), ends, length,
+        geometry.spacing_at_bone_mm[0], corners,
+    )  # fmt: skip
+    return truth, np.asarray(shown)
+
+
 def mismatch_rows(folder: Path) -> list[dict[str, Any]]:
     """A pair whose AP film shows the bone 6 % short, as two of the paper's three did."""
-    from osteoprint.frames import View
-
     rows = []
     for tilt in (0.0, 20.0):
         ap = fs.sample(seed=17, tilt_deg=tilt)
@@ -155,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, help="draw every reading into this folder")
     parser.add_argument("--only", help="cases whose name holds this")
+    parser.add_argument("--femora", type=int, default=14, help="how many real femora to film")
     given = parser.parse_args()
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
@@ -171,9 +253,10 @@ def main() -> None:
               + "  ".join(f"{k} {v:.4f}" for k, v in found.items()), file=sys.stderr)  # fmt: skip
         rows.append({"what": case.name, "value": int(good), "unit": "right", "note": said})
     real = real_films(given.pictures) if given.only is None else []
+    femora = real_femora(given.femora, given.pictures) if given.only in (None, "femora") else []
     with tempfile.TemporaryDirectory() as name:
         mismatch = mismatch_rows(Path(name)) if given.only is None else []
-    for row in (*real, *mismatch):
+    for row in (*real, *femora, *mismatch):
         print(row["what"], row["value"], row.get("note", ""), file=sys.stderr)
     if given.only is not None:
         return
@@ -182,6 +265,10 @@ def main() -> None:
          "value": sum(row["value"] for row in rows), "unit": f"of {len(rows)}"},
         {"what": "real films read right", "n": len(real),
          "value": sum(row["value"] for row in real), "unit": f"of {len(real)}"},
+        {"what": "clinic films of real femora read right", "n": len(femora),
+         "value": sum(row["value"] for row in femora), "unit": f"of {len(femora)}"},
+        {"what": "... of them whole, but said to run over the edge", "n": len(femora),
+         "value": sum("cut" in row["note"] for row in femora), "unit": f"of {len(femora)}"},
         *(
             {"what": f"{what}, largest of all films read", "unit": unit, "n": len(figures),
              "value": round(float(np.nanmax([f[key] for f in figures])), 4),
@@ -197,8 +284,9 @@ def main() -> None:
     ]  # fmt: skip
     path = write_result(
         "film_intake", "python benchmarks/film_intake.py", 0,
-        f"{len(rows)} artificial films of parametric bones, {len(real)} real films",
-        [*summary, *mismatch, *rows, *real],
+        f"{len(rows)} artificial films of parametric bones, {len(real)} real films, "
+        f"{len(femora)} clinic films of real femora",
+        [*summary, *mismatch, *rows, *real, *femora],
     )  # fmt: skip
     print(path, file=sys.stderr)
 

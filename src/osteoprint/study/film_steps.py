@@ -127,7 +127,7 @@ def _bone(axis: Any, film: Film) -> None:
     _title(
         axis, "Bone",
         f"{within}, leans {bone.turn_deg:+.1f}°, {film.length_mm:.1f} mm long"
-        + (", cut by the film's edge" if bone.cut else ""),
+        + ("\ncut by the edge of what was exposed" if bone.cut else ""),
     )  # fmt: skip
 
 

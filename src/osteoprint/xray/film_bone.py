@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import perimeter
+from skimage.morphology import disk
 
 from osteoprint.xray.film_finder import bone_probability
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
@@ -28,6 +29,8 @@ _MUCH_MORE = 0.7
 # Cross-sections of one bone are filled to this part, and its rim is so many times as long as
 # both its sides; those of a hand or a joint are not.
 _LEAST_FILL, _MOST_RIM = 0.95, 1.42
+# Half the width, in shares of the film's longer side, of what is no part of a bone.
+_SPUR = 0.006
 # Bones in clinic's films are found with 0.95 and more.
 _LEAST_SURE = 0.9
 # Limbs that lean more than this are turned before the network sees them.
@@ -222,7 +225,9 @@ def _likely(image: Floats, inside: Bools, air: float, lies: bool) -> tuple[Bools
     if lies:
         image, inside = np.rot90(image), np.rot90(inside)
     probability = bone_probability(image, inside, air)
-    found = _largest((probability > 0.5) & inside)
+    # Spurs hang on by less than a bone is wide anywhere.
+    reach = max(1, round(_SPUR * max(image.shape)))
+    found = _largest(ndimage.binary_opening((probability > 0.5) & inside, disk(reach)))
     if found is None:
         return None, 0.0
     sure = float(probability[found].mean())
