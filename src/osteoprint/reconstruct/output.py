@@ -46,6 +46,14 @@ def write_surface(
     surface_from_bytes(content, kind, path, mm_per_unit)
     if ending == ".dcm":
         content = stl_to_dicom(content, labels)
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that a user asked for; it appears whole or not at all.
+
+    Raises InputError where the folder cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osteoprint.errors import InputError
+from osteoprint.reconstruct.output import write_whole
 from osteoprint.xray.film import Film
 from osteoprint.xray.film_bone import upright
 
@@ -40,15 +41,9 @@ def draw_steps(film: Film, path: Path) -> None:
         for spine in axis.spines.values():
             spine.set_color("#333a42")
     figure.tight_layout(pad=1.2)
-    draft = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(draft, format="png")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise InputError(
-            path, f"cannot be written ({error.strerror})", "name a folder you may write to"
-        ) from None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def _title(axis: Any, name: str, said: str) -> None:

@@ -31,7 +31,7 @@ _MUCH_MORE = 0.7
 _LEAST_FILL, _MOST_RIM = 0.95, 1.42
 # Half the width, in shares of the film's longer side, of what is no part of a bone.
 _SPUR = 0.006
-# Bones in clinic's films are found with 0.95 and more.
+# Bones on films of the preset clinic are found with 0.97 and more.
 _LEAST_SURE = 0.9
 # Limbs that lean more than this are turned before the network sees them.
 _LIES_DEG = 50.0
@@ -80,7 +80,8 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
 
     Parameters
     ----------
-    image : (rows, columns) bone bright, 300 to 800 pixels long, without markers and letters.
+    image : (rows, columns) bone bright, 300 to 800 square pixels long, without markers and
+        letters.
     inside : (rows, columns) bool, the exposed field.
     air : the grey where the beam met nothing.
     """
@@ -92,10 +93,10 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     if body is None:
         return None
     mask, tissue = body, None
-    lies = abs(_axis_deg(body)) > _LIES_DEG
-    likely, sure = _likely(image, inside, air, lies)
+    rough = _axis_deg(body)
+    likely, sure = _likely(image, inside, air, lies=abs(rough) > _LIES_DEG)
     much_more = likely is not None and likely.sum() < _MUCH_MORE * body.sum()
-    if much_more or _soft(smooth, body, _axis_deg(body)):
+    if much_more or _soft(smooth, body, rough):
         if likely is None:
             return None
         mask = likely
@@ -133,25 +134,23 @@ def upright(
     centre: tuple[float, float],
     size: tuple[int, int],
     outside: float,
-    order: int = 1,
 ) -> Floats:
     """(height, width) float32: the image turned upright about a point that becomes the middle.
 
     Parameters
     ----------
-    image : (rows, columns), square pixels.
+    image : (rows, columns), square pixels; between them it is taken to be linear.
     turn_deg : how far what is to be upright leans to the right.
     centre : (row, column).
     size : of the result in pixels.
     outside : what lies beyond the image.
-    order : of the interpolation.
     """
     down, right = _directions(turn_deg)
     v = np.arange(size[0]) - (size[0] - 1) / 2
     u = np.arange(size[1]) - (size[1] - 1) / 2
     at = [centre[axis] + v[:, None] * down[axis] + u[None, :] * right[axis] for axis in range(2)]
     return np.asarray(
-        ndimage.map_coordinates(image, at, order=order, mode="constant", cval=outside), np.float32
+        ndimage.map_coordinates(image, at, order=1, mode="constant", cval=outside), np.float32
     )
 
 
@@ -220,7 +219,7 @@ def _fill(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:
     return float(np.mean(np.minimum(count[used] / (high[used] - low[used] + 1), 1.0)))
 
 
-def _likely(image: Floats, inside: Bools, air: float, lies: bool) -> tuple[Bools | None, float]:
+def _likely(image: Floats, inside: Bools, air: float, *, lies: bool) -> tuple[Bools | None, float]:
     """The bone by the network, which has only seen bones that stand; and how sure it is."""
     if lies:
         image, inside = np.rot90(image), np.rot90(inside)

@@ -6,7 +6,7 @@ it, neighbouring bones, what the film covers of them, exposure and display.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,9 +147,7 @@ def _neighbour(
     place[1:3, 3] = rng.normal(0.0, 0.02, 2) * bone.frame.length_mm
     # The other bone's own world -> its frame, scaled and put beyond the end of this one.
     to_world = bone.frame.bone_to_world @ place @ turn @ other.frame.world_to_bone
-    moved = TracedVolume(
-        **{**vars(other.bare), "world_to_grid": other.bare.world_to_grid @ np.linalg.inv(to_world)}
-    )
+    moved = replace(other.bare, world_to_grid=other.bare.world_to_grid @ np.linalg.inv(to_world))
     return path_lengths(moved, camera)
 
 
