@@ -8,7 +8,7 @@ import trimesh
 from scipy.ndimage import gaussian_filter
 
 from osteoprint.frames import Side, View
-from osteoprint.reconstruct.shadow import Projection, change, line_integrals, spots
+from osteoprint.reconstruct.shadow import Projection, change, line_integrals
 from osteoprint.xray.camera import Geometry, view_camera
 
 RADIUS = 40.0
@@ -70,7 +70,7 @@ def motions(view: Projection) -> np.ndarray:
 def test_changes_are_those_of_finite_differences(which):
     view = projection()
     points, motion = view.to_camera(SPHERE.vertices), motions(view)[which]
-    changed = change(spots(points, FACES, ones(), view), motion[None], view.shape)[0]
+    changed = change(points, FACES, ones(), view, motion[..., None])[..., 0]
     step = 0.1
     there, back = (
         line_integrals(points + sign * step * motion, FACES, ones(), view) for sign in (1, -1)
@@ -84,11 +84,26 @@ def test_changes_are_those_of_finite_differences(which):
 def test_a_sphere_that_grows_gains_its_area():
     view = projection()
     points, motion = view.to_camera(SPHERE.vertices), motions(view)[3]
-    changed = change(spots(points, FACES, ones(), view), motion[None], view.shape)[0]
+    changed = change(points, FACES, ones(), view, motion[..., None])[..., 0]
     # Rays are a little longer than their part along the axis, pixels larger behind the middle.
     area = 4 * np.pi * RADIUS**2
     mm2 = (GEOMETRY.sod_mm / GEOMETRY.sdd_mm) ** 2
     assert changed.sum() * mm2 == pytest.approx(area, rel=0.02)
+
+
+def test_layers_and_parameters_are_those_one_by_one():
+    view = projection()
+    points = view.to_camera(SPHERE.vertices)
+    layers = np.stack([points, view.to_camera(0.6 * SPHERE.vertices)])
+    steps = np.stack([ones(), -0.4 * ones()])
+    motion = np.moveaxis(motions(view), 0, -1)
+    together = change(layers, FACES, steps, view, motion)
+    for p in range(4):
+        alone = sum(
+            change(layers[k], FACES, steps[k], view, motion[..., p : p + 1])[..., 0]
+            for k in range(2)
+        )
+        assert np.abs(together[..., p] - alone).max() < 1e-3 * np.abs(alone).max() + 1e-6
 
 
 def test_a_parallel_beam_is_refused():

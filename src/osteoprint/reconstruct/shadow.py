@@ -133,93 +133,85 @@ def _rasterise(points, rows, columns, faces, steps, middle, focal, centre, out):
                 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Spots:
-    """Where the pieces of a surface are seen, and how much volume each sweeps when it moves.
-
-    Attributes
-    ----------
-    pixels : (s, 4) flat index of the four pixels around each piece's middle; -1 outside.
-    shares : (s, 4) its share in each of them, over the area of a pixel there, 1/mm².
-    normals : (s, 3) outward normal times area times the step of attenuation, in camera axes.
-    corners : (s, 3) the three vertices of the triangle.
-    weights : (s, 3) barycentric weights of the piece's middle.
-    """
-
-    pixels: Ints
-    shares: Floats
-    normals: Floats
-    corners: Ints
-    weights: Floats
+# A triangle is cut into four pieces: their middles in barycentric weights.
+_QUARTERS = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]], np.float32) / 6
 
 
-# A triangle is cut into four pieces, and those into four: middles in barycentric weights.
-_QUARTERS = np.array(
-    [[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]], dtype=np.float64
-) / 6  # fmt: skip
-
-
-def spots(points: Floats, faces: Ints, steps: Floats, view: Projection) -> Spots:
-    """The pieces of a surface as an image of its change sees them; parameters as above."""
-    corners = points[faces]
-    normals = 0.5 * np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    step = steps[faces].mean(axis=1)
-    pieces = len(_QUARTERS)
-    middles = np.einsum("pc,tcx->tpx", _QUARTERS, corners).reshape(-1, 3)
-    flux = np.repeat(normals * step[:, None], pieces, axis=0) / pieces
-    row = middles[:, 1] / middles[:, 2] * view.focal[0] + view.middle[0]
-    column = middles[:, 0] / middles[:, 2] * view.focal[1] + view.middle[1]
-    low_r, low_c = np.floor(row).astype(np.int64), np.floor(column).astype(np.int64)
-    part_r, part_c = row - low_r, column - low_c
-    # A pixel is this large where the piece lies.
-    area = middles[:, 2] ** 2 / (view.focal[0] * view.focal[1])
-    # Volume is counted along the ray, which is longer than its part along the axis.
-    slant = np.linalg.norm(middles, axis=1) / middles[:, 2]
-    pixels, shares = [], []
-    for dr, dc in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        r, c = low_r + dr, low_c + dc
-        weight = (part_r if dr else 1 - part_r) * (part_c if dc else 1 - part_c)
-        seen = (r >= 0) & (r < view.shape[0]) & (c >= 0) & (c < view.shape[1])
-        pixels.append(np.where(seen, r * view.shape[1] + c, -1))
-        shares.append(np.where(seen, weight * slant / area, 0.0))
-    return Spots(
-        np.stack(pixels, axis=1), np.stack(shares, axis=1), flux,
-        np.repeat(faces, pieces, axis=0), np.tile(_QUARTERS, (len(faces), 1)),
-    )  # fmt: skip
-
-
-def change(seen: Spots, motion: Floats, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """(p, rows, columns) float32: how the line integrals change with p motions of the surface.
+def change(points: Floats, faces: Ints, steps: Floats, view: Projection, motion: Image) -> Image:
+    """(rows, columns, p) float32: how the line integrals change with p motions of a surface.
 
     Parameters
     ----------
-    seen : from :func:`spots`.
-    motion : (p, n, 3) mm, how the vertices move with each parameter, in camera axes.
-    shape : (rows, columns).
+    points, faces, steps, view : as in :func:`line_integrals`; or (l, n, 3) points and (l, n)
+        steps of l surfaces that move together.
+    motion : (n, 3, p) float32 mm, how the vertices move with each parameter, in camera axes.
     """
-    out = np.zeros((len(motion), shape[0] * shape[1]), np.float32)
-    _splat(
-        seen.pixels, seen.shares, seen.normals, seen.corners, seen.weights,
-        np.ascontiguousarray(motion), out,
-    )  # fmt: skip
-    return out.reshape(len(motion), *shape)
+    layers, values = np.atleast_3d(points), np.atleast_2d(steps)
+    if points.ndim == 2:
+        layers = points[None]
+    out = np.zeros((*view.shape, motion.shape[2]), np.float32)
+    halves = min(nb.get_num_threads(), motion.shape[2])
+    blocks = np.linspace(0, motion.shape[2], halves + 1).astype(np.int64)
+    motion = np.ascontiguousarray(motion, np.float32)
+    _spread(layers, faces, values, view.focal, view.middle, motion, blocks, out)
+    return out
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _splat(pixels, shares, normals, corners, weights, motion, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` (p, pixels), parameter by parameter."""
-    for p in nb.prange(len(motion)):
-        for s in range(len(pixels)):
-            flux = 0.0
-            for c in range(3):
-                v = corners[s, c]
-                flux += weights[s, c] * (
-                    normals[s, 0] * motion[p, v, 0]
-                    + normals[s, 1] * motion[p, v, 1]
-                    + normals[s, 2] * motion[p, v, 2]
-                )
-            if flux == 0.0:
-                continue
-            for q in range(4):
-                if pixels[s, q] >= 0:
-                    out[p, pixels[s, q]] += flux * shares[s, q]
+@nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
+def _spread(layers, faces, steps, focal, middle, motion, blocks, out):  # type: ignore[no-untyped-def]
+    """Add what each piece of each triangle sweeps to the four pixels around its middle.
+
+    Each thread has its own share of the parameters.
+    """
+    rows, columns, _ = out.shape
+    for b in nb.prange(len(blocks) - 1):
+        low, high = blocks[b], blocks[b + 1]
+        corner = np.empty((3, high - low), np.float32)
+        flux = np.empty(high - low, np.float32)
+        for k in range(len(layers)):
+            for t in range(len(faces)):
+                p, q, r = layers[k, faces[t, 0]], layers[k, faces[t, 1]], layers[k, faces[t, 2]]
+                ax, ay, az = q[0] - p[0], q[1] - p[1], q[2] - p[2]
+                bx, by, bz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
+                step = 0.0
+                for c in range(3):
+                    step += steps[k, faces[t, c]] / 3.0
+                # Half the cross product is the area; a quarter of it belongs to each piece.
+                scale = step / 8.0
+                nx = np.float32(scale * (ay * bz - az * by))
+                ny = np.float32(scale * (az * bx - ax * bz))
+                nz = np.float32(scale * (ax * by - ay * bx))
+                for c in range(3):
+                    move = motion[faces[t, c]]
+                    for j in range(high - low):
+                        corner[c, j] = (
+                            nx * move[0, low + j] + ny * move[1, low + j] + nz * move[2, low + j]
+                        )
+                for s in range(4):
+                    u, v, w = _QUARTERS[s, 0], _QUARTERS[s, 1], _QUARTERS[s, 2]
+                    x = u * p[0] + v * q[0] + w * r[0]
+                    y = u * p[1] + v * q[1] + w * r[1]
+                    z = u * p[2] + v * q[2] + w * r[2]
+                    row = y / z * focal[0] + middle[0]
+                    column = x / z * focal[1] + middle[1]
+                    r0, c0 = int(np.floor(row)), int(np.floor(column))
+                    if r0 < -1 or c0 < -1 or r0 >= rows or c0 >= columns:
+                        continue
+                    # A pixel is this large where the piece lies; and volume is counted along
+                    # the ray, which is longer than its part along the axis.
+                    per_area = focal[0] * focal[1] / (z * z) * np.sqrt(x * x + y * y + z * z) / z
+                    for j in range(high - low):
+                        flux[j] = u * corner[0, j] + v * corner[1, j] + w * corner[2, j]
+                    for dr in range(2):
+                        rr = r0 + dr
+                        if rr < 0 or rr >= rows:
+                            continue
+                        part_r = row - r0 if dr else 1.0 - (row - r0)
+                        for dc in range(2):
+                            cc = c0 + dc
+                            if cc < 0 or cc >= columns:
+                                continue
+                            part_c = column - c0 if dc else 1.0 - (column - c0)
+                            share = np.float32(part_r * part_c * per_area)
+                            for j in range(high - low):
+                                out[rr, cc, low + j] += share * flux[j]

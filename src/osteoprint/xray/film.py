@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -324,10 +325,17 @@ def _prepared(path: Path, stored: Stored, view: View) -> Film:
     )  # fmt: skip
 
 
-def write_film(radiograph: Radiograph, path: Path, *, full_scale: float | None = None) -> None:
+def write_film(
+    radiograph: Radiograph,
+    path: Path,
+    *,
+    full_scale: float | None = None,
+    intensity: Literal["log", "display"] = "log",
+) -> None:
     """Write a simulated radiograph as 16-bit PNG with its sidecar beside it.
 
     ``full_scale`` is the line integral that becomes white; the image's maximum by default.
+    ``intensity`` is "display" where the grey values went through a curve.
     """
     from PIL import Image
 
@@ -343,7 +351,7 @@ def write_film(radiograph: Radiograph, path: Path, *, full_scale: float | None =
         sod_mm=geometry.sod_mm if cone else None,
         beam="cone" if cone else "parallel",
         polarity="bone_bright",
-        intensity="log",
+        intensity=intensity,
         body_side=radiograph.side.value if radiograph.side else None,
     )
     sidecar = path.with_name(path.name + ".json")

@@ -1,0 +1,217 @@
+"""What is known of a kind of bone before its films are seen.
+
+How its surface varies (a statistical shape model), how much may remain beyond the model's
+modes and how smoothly, and how dense bone is beneath its surface: what a film is explained by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from scipy.ndimage import map_coordinates
+
+from osteoprint.ct.volume import Volume
+from osteoprint.errors import InputError, ModelError
+from osteoprint.frames import Side, apply
+from osteoprint.shape.placing import vertex_normals
+from osteoprint.shape.ssm import ShapeModel, smooth_basis
+from osteoprint.xray.materials import BODY
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Attenuation is that of this energy: films are compared with it up to a curve of their own.
+ENERGY_KEV = 70.0
+# Where surfaces lie beneath the bone's own, as parts of its length (0 to 8.5 mm in a femur of
+# 450 mm): closer where the cortex ends. The last layer is what lies between it and _DEEPEST.
+DEPTHS = (0.0, 0.002, 0.00444, 0.00778, 0.01222, 0.01889)
+_DEEPEST, _STEP = 0.0267, 0.00067
+# Smooth functions beyond the modes; more would be finer than a film of 1 mm shows.
+FUNCTIONS = 150
+
+FORMAT, VERSION = "osteoprint bone model", 1
+_ARRAYS = ("mean", "faces", "modes", "deviations")
+_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm")
+
+
+@dataclass(frozen=True, eq=False)
+class BoneModel:
+    """A shape model, what lies beyond it, and what lies beneath its surface.
+
+    Attributes
+    ----------
+    shape : mean and modes, mm, in the anatomical frame.
+    functions : (j, n) the smoothest functions on the mean, of mean square 1: the surface moves
+        by their sum along the mean's normals.
+    spread_mm : (j,) standard deviation of each function's share in bones the modes do not know.
+    rest_mm : (n,) standard deviation, along the normal, of what neither modes nor functions say.
+    depths_mm : (l,) how deep layers of bone begin beneath the surface, the first at 0.
+    steps_per_mm : (l, n) by how much attenuation rises there, at ENERGY_KEV.
+    """
+
+    shape: ShapeModel
+    functions: Floats
+    spread_mm: Floats
+    rest_mm: Floats
+    depths_mm: Floats
+    steps_per_mm: Floats
+
+    @property
+    def length_mm(self) -> float:
+        """Extent of the mean along the shaft."""
+        return float(np.ptp(self.shape.mean[:, 0]))
+
+    @property
+    def normals(self) -> Floats:
+        """(n, 3) outward unit normals of the mean."""
+        return vertex_normals(self.shape.mean, self.shape.faces)
+
+    def surface(self, coefficients: Floats, beyond_mm: Floats) -> Floats:
+        """(n, 3) mm: the shape with (k,) coefficients, in SD, and (j,) shares, in mm."""
+        said = self.shape.instance(coefficients)
+        used = len(beyond_mm)
+        return said + (beyond_mm @ self.functions[:used])[:, None] * self.normals
+
+    @classmethod
+    def build(
+        cls,
+        shapes: Floats,
+        faces: Ints,
+        scans: Sequence[tuple[Volume, Floats]],
+        *,
+        bone: str | None = None,
+        side: Side | None = None,
+        people: Sequence[str] | None = None,
+    ) -> BoneModel:
+        """Learn a kind of bone.
+
+        Parameters
+        ----------
+        shapes : (s, n, 3) corresponding surfaces, mm, each in any pose, all of one side.
+        faces : (m, 3) common to all.
+        scans : of some of the bones: the scan, and (n, 3) where the corresponding vertices lie
+            in its world, mm (of a mirrored bone: on the bone as it is).
+        bone, side : what they are.
+        people : whose each shape is, so that nobody's other side is known beforehand where a
+            bone is left out; None: everybody's once.
+
+        Raises InputError for fewer than three shapes, or no scan.
+        """
+        if len(shapes) < 3 or not scans:
+            raise InputError("bones", "are too few", "give at least three, and one scan")
+        model = ShapeModel.build(shapes, faces, bone=bone, side=side)
+        count = min(FUNCTIONS, len(model.mean) - 2)
+        functions = np.ascontiguousarray(smooth_basis(model.mean, model.faces, count)[1].T)
+        names = [str(k) for k in range(len(shapes))] if people is None else list(people)
+        left = _left_out(shapes, model, names)
+        weights = vertex_areas(model.mean, model.faces)
+        weights /= weights.sum()
+        shares = (left * weights) @ functions.T
+        rest = left - shares @ functions
+        length = float(np.ptp(model.mean[:, 0]))
+        depths = np.array(DEPTHS) * length
+        layers = np.mean([_layers(scan, at, faces, depths, length) for scan, at in scans], axis=0)
+        steps = np.diff(layers, axis=0, prepend=0.0)
+        return cls(
+            model, functions, np.sqrt((shares**2).mean(axis=0)),
+            np.sqrt((rest**2).mean(axis=0)), depths, steps,
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, whole or not at all."""
+        about = {"shapes": self.shape.shapes, "bone": self.shape.bone, "side": self.shape.side}
+        header = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(about)}
+        arrays = {name: getattr(self.shape, name) for name in _ARRAYS}
+        arrays |= {name: getattr(self, name) for name in _OWN}
+        draft = path.with_name(path.name + ".tmp")
+        draft.write_bytes(save({n: np.ascontiguousarray(a) for n, a in arrays.items()}, header))
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> BoneModel:
+        """Read what :meth:`save` wrote. Raises ModelError where that is not what is there."""
+        if not path.is_file():
+            raise ModelError(path, "there is no such file", "check the path")
+        try:
+            with safe_open(path, framework="numpy") as stored:
+                header = stored.metadata() or {}
+                if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+                    raise ModelError(path, "is not a bone model of this version", "build it again")
+                arrays = {name: stored.get_tensor(name) for name in (*_ARRAYS, *_OWN)}
+            about = json.loads(header["model"])
+            side = None if about["side"] is None else Side(about["side"])
+            shape = ShapeModel(
+                **{name: arrays[name] for name in _ARRAYS},
+                shapes=int(about["shapes"]), bone=about["bone"], side=side,
+            )  # fmt: skip
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise ModelError(path, "is damaged", "build the bone model again") from error
+        model = cls(shape, **{name: arrays[name] for name in _OWN})
+        model._refuse_inconsistent(path)
+        return model
+
+    def _refuse_inconsistent(self, path: Path) -> None:
+        n, k = len(self.shape.mean), len(self.shape.modes)
+        j, layers = len(self.functions), len(self.depths_mm)
+        good = (
+            self.shape.mean.shape == (n, 3)
+            and self.shape.modes.shape == (k, n, 3)
+            and self.shape.deviations.shape == (k,)
+            and 0 <= self.shape.faces.min() <= self.shape.faces.max() < n
+            and self.functions.shape == (j, n)
+            and self.spread_mm.shape == (j,)
+            and self.rest_mm.shape == (n,)
+            and self.steps_per_mm.shape == (layers, n)
+            and all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)[1:])
+        )
+        if not good:
+            raise ModelError(path, "is damaged", "build the bone model again")
+
+
+def vertex_areas(vertices: Floats, faces: Ints) -> Floats:
+    """(n,) mm²: a third of the area of the triangles around each vertex."""
+    corners = vertices[faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    third = np.linalg.norm(cross, axis=1) / 6
+    return np.bincount(faces.ravel(), np.repeat(third, 3), minlength=len(vertices))
+
+
+def _left_out(shapes: Floats, whole: ShapeModel, people: Sequence[str]) -> Floats:
+    """(s, n) mm along the normal: what a model of all other people's bones leaves of each."""
+    left = []
+    for shape, person in zip(shapes, people, strict=True):
+        others = np.array([p != person for p in people])
+        model = ShapeModel.build(shapes[others], whole.faces, bone=whole.bone, side=whole.side)
+        pose, values = model.fitted(shape)
+        gap = apply(pose, shape) - model.instance(values)
+        left.append(np.einsum("nx,nx->n", gap, vertex_normals(model.mean, model.faces)))
+    return np.array(left)
+
+
+def _layers(scan: Volume, at: Floats, faces: Ints, depths: Floats, length: float) -> Floats:
+    """(l, n) 1/mm: mean attenuation between each depth and the next, beneath each vertex."""
+    inward = -vertex_normals(at, faces)
+    # The faces of a mirrored bone are wound the other way round.
+    corners = at[faces]
+    if np.einsum("fx,fx->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) < 0:
+        inward = -inward
+    hu = np.arange(-1000.0, 3000.0, 5.0)
+    table = BODY.fractions(hu) @ BODY.mu_per_mm(ENERGY_KEV)
+    deep = (np.arange(round(_DEEPEST / _STEP)) + 0.5) * _STEP * length
+    profile = []
+    for depth in deep:
+        index = apply(scan.world_to_voxel, at + depth * inward)
+        seen = map_coordinates(scan.volume_hu, index.T, output=np.float64, order=1, mode="nearest")
+        profile.append(np.interp(seen, hu, table))
+    edges = [*depths, np.inf]
+    rows = np.array(profile)
+    return np.array(
+        [rows[(deep >= low) & (deep < high)].mean(axis=0) for low, high in zip(edges, edges[1:], strict=False)]
+    )

@@ -1,0 +1,315 @@
+"""A bone model fitted to films: shape and poses at once, by damped Gauss-Newton.
+
+The model's image is the line integral through its layers. Film and image are brought to local
+contrast (:mod:`contrast`), the image is multiplied by the local gain, and what differs is
+explained by the shape's coefficients, what lies beyond them, and the pose before each film,
+all with their priors. Jacobians are exact but for the contrast's own divisor and the gain,
+which are held during a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from osteoprint.reconstruct.bone_model import BoneModel
+from osteoprint.reconstruct.contrast import smoothed
+from osteoprint.reconstruct.shadow import Projection, change, line_integrals
+from osteoprint.reconstruct.shot import BLUR_PX, Target
+from osteoprint.shape.placing import vertex_normals
+
+Floats = NDArray[np.float64]
+Image = NDArray[np.float32]
+
+# Residuals beyond so many standard deviations count less and less (Cauchy).
+_ROBUST = 2.0
+_SUPERSAMPLE = 2
+# A step that gains less than this part of the cost is the last.
+_LEAST_GAIN = 2e-3
+_MOST_DAMPING = 1e3
+
+
+@dataclass(frozen=True)
+class Level:
+    """How finely is fitted.
+
+    Attributes
+    ----------
+    pixel : as a part of the bone's length.
+    modes, functions : how many of the shape's coefficients are free.
+    steps : at most.
+    independent_px : so many neighbouring pixels tell as much as one alone would.
+    """
+
+    pixel: float
+    modes: int
+    functions: int
+    steps: int
+    independent_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """How a bone lies in a world, and how well that is known.
+
+    Attributes
+    ----------
+    rotation, shift_mm : (3, 3) and (3,): anatomical frame -> world, as was expected.
+    deviation : (6,) standard deviations of a turn about the world's axes (rad) and a shift (mm).
+    turn, moved : (3,) rotation vector, rad, and (3,) mm: what was found besides.
+    """
+
+    rotation: Floats
+    shift_mm: Floats
+    deviation: Floats
+    turn: Floats
+    moved: Floats
+
+    @classmethod
+    def expected(cls, rotation: Floats, shift_mm: Floats, deviation: Floats) -> Placing:
+        """As expected, and nothing found yet."""
+        return cls(rotation, shift_mm, deviation, np.zeros(3), np.zeros(3))
+
+    @property
+    def total(self) -> tuple[Floats, Floats]:
+        """(3, 3) rotation and (3,) shift, anatomical frame -> world."""
+        return Rotation.from_rotvec(self.turn).as_matrix() @ self.rotation, (
+            self.shift_mm + self.moved
+        )
+
+    def stepped(self, step: Floats) -> Placing:
+        """Turned and shifted further by a (6,) step."""
+        turn = Rotation.from_rotvec(step[:3]) * Rotation.from_rotvec(self.turn)
+        return replace(self, turn=turn.as_rotvec(), moved=self.moved + step[3:])
+
+    @property
+    def surprise(self) -> Floats:
+        """(6,) what was found, in standard deviations."""
+        return np.asarray(np.concatenate([self.turn, self.moved]) / self.deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What is fitted: coefficients in SD, shares of the functions in SD, and the placings."""
+
+    coefficients: Floats
+    beyond: Floats
+    placings: tuple[Placing, ...]
+
+    def widened(self, modes: int, functions: int) -> State:
+        """With so many coefficients, new ones 0, those too many left out."""
+        return replace(
+            self,
+            coefficients=_resized(self.coefficients, modes),
+            beyond=_resized(self.beyond, functions),
+        )
+
+    def stepped(self, step: Floats) -> State:
+        """Changed by a step: coefficients, shares, then six numbers for each placing."""
+        k, j = len(self.coefficients), len(self.beyond)
+        poses = step[k + j :].reshape(-1, 6)
+        return State(
+            self.coefficients + step[:k],
+            self.beyond + step[k : k + j],
+            tuple(p.stepped(s) for p, s in zip(self.placings, poses, strict=True)),
+        )
+
+    def vertices(self, model: BoneModel) -> Floats:
+        """(n, 3) mm, in the model's frame."""
+        return model.surface(self.coefficients, self.beyond * model.spread_mm[: len(self.beyond)])
+
+
+def _resized(values: Floats, size: int) -> Floats:
+    out = np.zeros(size)
+    out[: min(size, len(values))] = values[:size]
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The end of a fit.
+
+    Attributes
+    ----------
+    state : what was found.
+    cost : half of twice the negative logarithm of the posterior, up to a constant.
+    information : (p, p) inverse covariance of coefficients, shares and poses, prior included.
+    likeness : of each film: correlation of its contrast with the model's, on the bone.
+    """
+
+    state: State
+    cost: float
+    information: Floats
+    likeness: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """A film's target, which placing it sees, and the layers of bone before it."""
+
+    target: Target
+    placing: int
+    steps_per_mm: Floats
+
+
+def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -> Fit:
+    """Fit shape and poses to films, at one level, from a start.
+
+    Parameters
+    ----------
+    model : of the bone.
+    sights : targets with pixels of the level's size.
+    start : widened or narrowed to the level's numbers of coefficients.
+    """
+    modes = min(level.modes, len(model.shape.modes))
+    functions = min(level.functions, len(model.functions))
+    state = start.widened(modes, functions)
+    basis = _directions(model, modes, functions)
+    looks = [_look(model, sight, state, basis) for sight in sights]
+    scales = [look.scale() for look in looks]
+    cost, normal, gradient = _assembled(looks, scales, state, sights, level)
+    damping = 1e-3
+    for _ in range(level.steps):
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+        tried = state.stepped(step)
+        fresh = [_look(model, sight, tried, basis) for sight in sights]
+        new_cost, new_normal, new_gradient = _assembled(fresh, scales, tried, sights, level)
+        if new_cost < cost:
+            gain = cost - new_cost
+            state, looks, cost = tried, fresh, new_cost
+            normal, gradient = new_normal, new_gradient
+            damping /= 4
+            if gain < _LEAST_GAIN * cost:
+                break
+        else:
+            damping *= 10
+        if damping > _MOST_DAMPING:
+            break
+    return Fit(state, cost, normal, tuple(look.likeness() for look in looks))
+
+
+def _directions(model: BoneModel, modes: int, functions: int) -> Image:
+    """(n, 3, q) float32 mm: how vertices move with each coefficient and share, one SD each."""
+    shape = model.shape
+    known = shape.modes[:modes] * shape.deviations[:modes, None, None]
+    along = (model.functions[:functions] * model.spread_mm[:functions, None])[:, :, None]
+    beyond = along * model.normals[None]
+    return np.ascontiguousarray(np.moveaxis(np.concatenate([known, beyond]), 0, -1), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A model's image beside a film: residual and Jacobian at the pixels that count.
+
+    Attributes
+    ----------
+    residual : (j,) film less model, local contrast.
+    jacobian : (j, q + 6) change of the model's contrast.
+    film, model : (j,) their contrasts, the gain left out.
+    """
+
+    residual: Image
+    jacobian: Image
+    film: Image
+    model: Image
+
+    def scale(self) -> float:
+        """Standard deviation of the residual, by its median."""
+        return float(1.48 * np.median(np.abs(self.residual))) + 0.05
+
+    def likeness(self) -> float:
+        """Correlation of film and model."""
+        both = float(np.linalg.norm(self.film) * np.linalg.norm(self.model))
+        return float(self.film @ self.model) / max(both, 1e-9)
+
+
+def _look(model: BoneModel, sight: Sight, state: State, basis: Image) -> Look:
+    """Render the model before a film and compare."""
+    target, projection = sight.target, sight.target.projection
+    layers, motion = _seen_from(model, sight, state, basis)
+    image = smoothed(render(layers, model, sight.steps_per_mm, projection), BLUR_PX)
+    still = Projection(
+        np.eye(3), np.zeros(3), projection.focal, projection.middle, projection.shape
+    )
+    changed = change(layers, model.shape.faces, sight.steps_per_mm, still, motion)
+    changed = smoothed(changed, BLUR_PX)
+    contrast, spread = target.seen.normalised(image)
+    gain = target.seen.gain(target.contrast, contrast)
+    on = (smoothed((image > 1e-3).astype(np.float32), 2.0) > 0.02) & (target.seen.mask > 0)
+    changed -= target.seen.mean(changed)
+    jacobian = changed[on] * (gain / spread)[on][:, None]
+    residual = (target.contrast - gain * contrast)[on]
+    return Look(residual, jacobian, target.contrast[on], contrast[on])
+
+
+def _seen_from(
+    model: BoneModel, sight: Sight, state: State, basis: Image
+) -> tuple[Floats, Image]:
+    """(l, n, 3) layers in camera axes, mm, and (n, 3, q + 6) how they move."""
+    projection, faces = sight.target.projection, model.shape.faces
+    vertices = state.vertices(model)
+    rotation, shift = state.placings[sight.placing].total
+    turned = vertices @ rotation.T
+    points = projection.to_camera(turned + shift)
+    to_camera = projection.rotation @ rotation
+    normals = vertex_normals(vertices, faces) @ to_camera.T
+    layers = points[None] - model.depths_mm[:, None, None] * normals[None]
+    count = basis.shape[2]
+    motion = np.empty((len(vertices), 3, count + 6), np.float32)
+    motion[:, :, :count] = np.einsum(
+        "xy,nyq->nxq", to_camera.astype(np.float32), basis, optimize=True
+    )
+    for k in range(3):
+        motion[:, :, count + k] = np.cross(np.eye(3)[k], turned) @ projection.rotation.T
+        motion[:, :, count + 3 + k] = projection.rotation[:, k]
+    return layers, motion
+
+
+def render(
+    layers: Floats, model: BoneModel, steps_per_mm: Floats, projection: Projection
+) -> Image:
+    """(rows, columns) float32 line integrals of (l, n, 3) layers in camera axes."""
+    ss = _SUPERSAMPLE
+    rows, columns = projection.shape
+    fine = Projection(
+        np.eye(3), np.zeros(3),
+        (projection.focal[0] * ss, projection.focal[1] * ss),
+        ((projection.middle[0] + 0.5) * ss - 0.5, (projection.middle[1] + 0.5) * ss - 0.5),
+        (rows * ss, columns * ss),
+    )  # fmt: skip
+    total = np.zeros(fine.shape, np.float32)
+    for points, steps in zip(layers, steps_per_mm, strict=True):
+        total += line_integrals(points, model.shape.faces, steps, fine)
+    return total.reshape(rows, ss, columns, ss).mean(axis=(1, 3))
+
+
+def _assembled(
+    looks: Sequence[Look],
+    scales: Sequence[float],
+    state: State,
+    sights: Sequence[Sight],
+    level: Level,
+) -> tuple[float, Floats, Floats]:
+    """Cost, normal matrix and right-hand side of all films and priors."""
+    count = len(state.coefficients) + len(state.beyond)
+    size = count + 6 * len(state.placings)
+    normal, gradient, cost = np.zeros((size, size)), np.zeros(size), 0.0
+    for look, scale, sight in zip(looks, scales, sights, strict=True):
+        far = (look.residual / (_ROBUST * scale)) ** 2
+        cost += float(np.log1p(far).sum()) * _ROBUST**2 / level.independent_px
+        weight = 1 / ((1 + far) * (scale**2 * level.independent_px))
+        at = np.concatenate([np.arange(count), count + 6 * sight.placing + np.arange(6)])
+        weighted = look.jacobian * weight[:, None].astype(np.float32)
+        normal[np.ix_(at, at)] += look.jacobian.T @ weighted
+        gradient[at] += weighted.T @ look.residual
+    shape = np.concatenate([state.coefficients, state.beyond])
+    surprise = np.concatenate([p.surprise for p in state.placings])
+    deviation = np.concatenate([p.deviation for p in state.placings])
+    prior = np.concatenate([np.ones(count), 1 / deviation**2])
+    normal[np.arange(size), np.arange(size)] += prior
+    gradient -= np.concatenate([shape, surprise / deviation])
+    return cost + float(shape @ shape + surprise @ surprise), normal, gradient

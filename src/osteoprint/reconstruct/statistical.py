@@ -1,0 +1,48 @@
+"""The shape model fitted to films: coarse to fine, from the bone as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from osteoprint.reconstruct.bone_model import ENERGY_KEV, BoneModel
+from osteoprint.reconstruct.fitting import Fit, Level, Placing, Sight, State, fit
+from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.start import starts
+from osteoprint.xray.materials import BODY
+
+LEVELS = (
+    Level(pixel=0.00926, modes=6, functions=0, steps=12, independent_px=12.0),
+    Level(pixel=0.00463, modes=14, functions=0, steps=8, independent_px=12.0),
+    Level(pixel=0.00232, modes=60, functions=0, steps=6, independent_px=30.0),
+)
+
+
+def fit_modes(model: BoneModel, shots: Sequence[Shot]) -> Fit:
+    """The model's modes and the poses that explain one or more films best."""
+    coarsest, *finer = LEVELS
+    best = min((fitted(model, shots, start, coarsest) for start in starts(model, shots)),
+               key=lambda found: found.cost)  # fmt: skip
+    for level in finer:
+        best = fitted(model, shots, best.state, level)
+    return best
+
+
+def fitted(model: BoneModel, shots: Sequence[Shot], start: State, level: Level) -> Fit:
+    """One level of a fit."""
+    return fit(model, sights(model, shots, level), start, level)
+
+
+def sights(model: BoneModel, shots: Sequence[Shot], level: Level) -> list[Sight]:
+    """The films at a level's pixels; a calibrated rig's look at one placing."""
+    out = []
+    for index, shot in enumerate(shots):
+        steps = model.steps_per_mm
+        if shot.soft:
+            # Bone takes the place of soft tissue there, not of air.
+            steps = steps.copy()
+            steps[0] -= BODY.mu_per_mm(ENERGY_KEV)[0]
+        target = shot.target(level.pixel * model.length_mm, model.length_mm)
+        out.append(Sight(target, 0 if shot.rig is not None else index, steps))
+    return out
