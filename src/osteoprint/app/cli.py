@@ -9,7 +9,13 @@ from typing import Any
 import typer
 
 from osteoprint import __version__
-from osteoprint.app import bank_commands, film_commands, model_commands, study_commands
+from osteoprint.app import (
+    bank_commands,
+    film_commands,
+    model_commands,
+    shape_commands,
+    study_commands,
+)
 from osteoprint.app.console import say
 from osteoprint.errors import InputError
 
@@ -31,6 +37,7 @@ for register in (
     bank_commands.register,
     model_commands.register,
     film_commands.register,
+    shape_commands.register,
     study_commands.register,
 ):
     register(app)

@@ -1,8 +1,7 @@
-"""``identify``, ``verify``, ``reconstruct``, ``compare``: questions about films and shapes."""
+"""``identify``, ``verify``, ``compare``, ``film``: questions about films and shapes."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,6 @@ import typer
 
 from osteoprint.app.bank_commands import BankOption, JsonOption
 from osteoprint.app.console import answer
-from osteoprint.errors import InputError
 from osteoprint.frames import View
 
 ApArgument = Annotated[Path, typer.Argument(help="The AP film (front to back).")]
@@ -27,9 +25,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: osteoprint verify ap1.png ml1.png ap2.png ml2.png --bank mybank")(
         verify
     )
-    app.command(
-        epilog="Example: osteoprint reconstruct ap.png ml.png --bank mybank --out bone.stl"
-    )(reconstruct)
     app.command(epilog="Example: osteoprint compare estimate.stl truth.ply")(compare)
     app.command(epilog="Example: osteoprint film ap.dcm --view AP --explain")(film)
 
@@ -119,61 +114,6 @@ def verify(
         f"{values['likelihood_ratio']:.3g}"
     )
     answer(values, [line], as_json=as_json)
-
-
-def reconstruct(
-    ap: ApArgument,
-    ml: MlArgument,
-    bank: BankOption,
-    out: Annotated[Path, typer.Option(help="The surface: .ply, .stl, .glb or .dcm.")],
-    method: Annotated[
-        Literal["nearest"], typer.Option(help="nearest: the bank's closest bone.")
-    ] = "nearest",
-    marker_mm: MarkerOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """What shape is it? The bone's surface in mm, in its anatomical frame."""
-    from osteoprint.bank.store import Bank
-    from osteoprint.reconstruct.nearest import Lookup, nearest_surface
-    from osteoprint.reconstruct.output import SURFACE_FORMATS, write_surface
-
-    if out.suffix.lower() not in SURFACE_FORMATS:
-        raise InputError(out, "is no surface format", f"end it in {', '.join(SURFACE_FORMATS)}")
-    started = time.monotonic()
-    with Bank.open(bank) as opened:
-        lookup = Lookup.open(opened)
-        query = lookup.look(ap, ml, marker_mm=marker_mm)
-        match = lookup.matches(query, 1)[0]
-        record = opened.bone(match.bone_id)
-        surface = nearest_surface(opened, record)
-        uncertainty = lookup.nearest_error_mm()
-        evidence = lookup.calibration()
-    warnings = list(query.warnings)
-    if match.distance > evidence.threshold:
-        warnings.append(
-            f"no bone of the bank matches; this is the shape of the most similar, {record.name}"
-        )
-    if uncertainty is None:
-        warnings.append("too few bones are enrolled to say how far a nearest match is off")
-    write_surface(surface, out)
-    values: dict[str, Any] = {
-        "method": method,
-        "surface": str(out),
-        "seconds": round(time.monotonic() - started, 3),
-        "watertight": bool(surface.is_watertight),
-        "scale_source": query.scale_source,
-        "warnings": warnings,
-        "uncertainty_mm": uncertainty or {"median": None, "p95": None},
-        "nearest": {"id": record.id, "name": record.name, "distance": match.distance},
-    }
-    lines = [f"{out}: the shape of {record.name}", *(f"warning: {w}" for w in warnings)]
-    if uncertainty:
-        lines.append(
-            f"for a bone that is not in the bank, a nearest match is off by "
-            f"{uncertainty['median']:.2f} mm (RMS, median; 95 % by less than "
-            f"{uncertainty['p95']:.2f} mm)"
-        )
-    answer(values, lines, as_json=as_json)
 
 
 def film(

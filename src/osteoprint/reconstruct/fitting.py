@@ -28,6 +28,8 @@ Image = NDArray[np.float32]
 # Residuals beyond so many standard deviations count less and less (Cauchy).
 _ROBUST = 2.0
 _SUPERSAMPLE = 2
+# Pixels larger than this part of the bone's length are as large as the triangles.
+_COARSE = 0.004
 # A step that gains less than this part of the cost is the last.
 _LEAST_GAIN = 2e-3
 _MOST_DAMPING = 1e3
@@ -169,19 +171,20 @@ def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -
     functions = min(level.functions, len(model.functions))
     state = start.widened(modes, functions)
     basis = _directions(model, modes, functions)
-    looks = [_look(model, sight, state, basis) for sight in sights]
+    looks = [_look(model, sight, state) for sight in sights]
     scales = [look.scale() for look in looks]
-    cost, normal, gradient = _assembled(looks, scales, state, sights, level)
+    cost = _cost(looks, scales, state, level)
+    normal, gradient = _normal(model, looks, scales, state, level, basis)
     damping = 1e-3
     for _ in range(level.steps):
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
-        tried = state.stepped(step)
-        fresh = [_look(model, sight, tried, basis) for sight in sights]
-        new_cost, new_normal, new_gradient = _assembled(fresh, scales, tried, sights, level)
+        damped = normal + damping * np.diag(np.diag(normal))
+        tried = state.stepped(np.asarray(np.linalg.solve(damped, gradient), np.float64))
+        fresh = [_look(model, sight, tried) for sight in sights]
+        new_cost = _cost(fresh, scales, tried, level)
         if new_cost < cost:
             gain = cost - new_cost
             state, looks, cost = tried, fresh, new_cost
-            normal, gradient = new_normal, new_gradient
+            normal, gradient = _normal(model, looks, scales, state, level, basis)
             damping /= 4
             if gain < _LEAST_GAIN * cost:
                 break
@@ -203,17 +206,23 @@ def _directions(model: BoneModel, modes: int, functions: int) -> Image:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A model's image beside a film: residual and Jacobian at the pixels that count.
+    """A model's image beside a film.
 
     Attributes
     ----------
-    residual : (j,) film less model, local contrast.
-    jacobian : (j, q + 6) change of the model's contrast.
+    sight : the film.
+    layers : (l, n, 3) mm, camera axes.
+    on : (rows, columns) bool, the pixels that count.
+    slope : (rows, columns) float32: local gain over the model's local spread.
+    residual : (j,) film less model, local contrast, at those pixels.
     film, model : (j,) their contrasts, the gain left out.
     """
 
+    sight: Sight
+    layers: Floats
+    on: NDArray[np.bool_]
+    slope: Image
     residual: Image
-    jacobian: Image
     film: Image
     model: Image
 
@@ -226,52 +235,62 @@ class Look:
         both = float(np.linalg.norm(self.film) * np.linalg.norm(self.model))
         return float(self.film @ self.model) / max(both, 1e-9)
 
+    def jacobian(self, model: BoneModel, state: State, basis: Image) -> Image:
+        """(j, q + 6): how the model's contrast changes, the gain in it."""
+        projection, seen = self.sight.target.projection, self.sight.target.seen
+        still = replace(projection, rotation=np.eye(3), shift_mm=np.zeros(3))
+        motion = _motion(model, self.sight, state, basis)
+        pixel_mm = self.layers[0, :, 2].mean() / projection.focal[0]
+        changed = change(
+            self.layers, model.shape.faces, self.sight.steps_per_mm, still, motion,
+            quartered=pixel_mm < _COARSE * model.length_mm,
+        )  # fmt: skip
+        changed = smoothed(changed, BLUR_PX)
+        changed -= seen.mean(changed)
+        return np.asarray(changed[self.on] * self.slope[self.on][:, None])
 
-def _look(model: BoneModel, sight: Sight, state: State, basis: Image) -> Look:
+
+def _look(model: BoneModel, sight: Sight, state: State) -> Look:
     """Render the model before a film and compare."""
-    target, projection = sight.target, sight.target.projection
-    layers, motion = _seen_from(model, sight, state, basis)
-    image = smoothed(render(layers, model, sight.steps_per_mm, projection), BLUR_PX)
-    still = Projection(
-        np.eye(3), np.zeros(3), projection.focal, projection.middle, projection.shape
-    )
-    changed = change(layers, model.shape.faces, sight.steps_per_mm, still, motion)
-    changed = smoothed(changed, BLUR_PX)
+    target = sight.target
+    layers = _layers(model, sight, state)
+    image = smoothed(render(layers, model, sight.steps_per_mm, target.projection), BLUR_PX)
     contrast, spread = target.seen.normalised(image)
-    gain = target.seen.gain(target.contrast, contrast)
     on = (smoothed((image > 1e-3).astype(np.float32), 2.0) > 0.02) & (target.seen.mask > 0)
-    changed -= target.seen.mean(changed)
-    jacobian = changed[on] * (gain / spread)[on][:, None]
-    residual = (target.contrast - gain * contrast)[on]
-    return Look(residual, jacobian, target.contrast[on], contrast[on])
+    gain, offset = target.seen.curve(target.contrast, contrast, on.astype(np.float32))
+    return Look(
+        sight, layers, on, gain / spread, (target.contrast - gain * contrast - offset)[on],
+        target.contrast[on], contrast[on],
+    )  # fmt: skip
 
 
-def _seen_from(
-    model: BoneModel, sight: Sight, state: State, basis: Image
-) -> tuple[Floats, Image]:
-    """(l, n, 3) layers in camera axes, mm, and (n, 3, q + 6) how they move."""
-    projection, faces = sight.target.projection, model.shape.faces
+def _layers(model: BoneModel, sight: Sight, state: State) -> Floats:
+    """(l, n, 3) mm: the surfaces that lie within the bone, in camera axes."""
+    projection = sight.target.projection
     vertices = state.vertices(model)
     rotation, shift = state.placings[sight.placing].total
-    turned = vertices @ rotation.T
-    points = projection.to_camera(turned + shift)
-    to_camera = projection.rotation @ rotation
-    normals = vertex_normals(vertices, faces) @ to_camera.T
-    layers = points[None] - model.depths_mm[:, None, None] * normals[None]
+    points = projection.to_camera(vertices @ rotation.T + shift)
+    normals = vertex_normals(vertices, model.shape.faces) @ (projection.rotation @ rotation).T
+    return np.asarray(points[None] - model.depths_mm[:, None, None] * normals[None])
+
+
+def _motion(model: BoneModel, sight: Sight, state: State, basis: Image) -> Image:
+    """(n, 3, q + 6) mm: how the vertices move before a film with each parameter."""
+    to_camera = sight.target.projection.rotation
+    rotation = state.placings[sight.placing].total[0]
+    turned = state.vertices(model) @ rotation.T
     count = basis.shape[2]
-    motion = np.empty((len(vertices), 3, count + 6), np.float32)
+    motion = np.empty((len(turned), 3, count + 6), np.float32)
     motion[:, :, :count] = np.einsum(
-        "xy,nyq->nxq", to_camera.astype(np.float32), basis, optimize=True
+        "xy,nyq->nxq", (to_camera @ rotation).astype(np.float32), basis, optimize=True
     )
     for k in range(3):
-        motion[:, :, count + k] = np.cross(np.eye(3)[k], turned) @ projection.rotation.T
-        motion[:, :, count + 3 + k] = projection.rotation[:, k]
-    return layers, motion
+        motion[:, :, count + k] = np.cross(np.eye(3)[k], turned) @ to_camera.T
+        motion[:, :, count + 3 + k] = to_camera[:, k]
+    return motion
 
 
-def render(
-    layers: Floats, model: BoneModel, steps_per_mm: Floats, projection: Projection
-) -> Image:
+def render(layers: Floats, model: BoneModel, steps_per_mm: Floats, projection: Projection) -> Image:
     """(rows, columns) float32 line integrals of (l, n, 3) layers in camera axes."""
     ss = _SUPERSAMPLE
     rows, columns = projection.shape
@@ -284,32 +303,42 @@ def render(
     total = np.zeros(fine.shape, np.float32)
     for points, steps in zip(layers, steps_per_mm, strict=True):
         total += line_integrals(points, model.shape.faces, steps, fine)
-    return total.reshape(rows, ss, columns, ss).mean(axis=(1, 3))
+    return np.asarray(total.reshape(rows, ss, columns, ss).mean(axis=(1, 3)))
 
 
-def _assembled(
+def _cost(looks: Sequence[Look], scales: Sequence[float], state: State, level: Level) -> float:
+    """What films and priors hold against a state."""
+    total = sum(float(p.surprise @ p.surprise) for p in state.placings)
+    total += float(state.coefficients @ state.coefficients + state.beyond @ state.beyond)
+    for look, scale in zip(looks, scales, strict=True):
+        far = (look.residual / (_ROBUST * scale)) ** 2
+        total += float(np.log1p(far).sum()) * _ROBUST**2 / level.independent_px
+    return total
+
+
+def _normal(
+    model: BoneModel,
     looks: Sequence[Look],
     scales: Sequence[float],
     state: State,
-    sights: Sequence[Sight],
     level: Level,
-) -> tuple[float, Floats, Floats]:
-    """Cost, normal matrix and right-hand side of all films and priors."""
-    count = len(state.coefficients) + len(state.beyond)
+    basis: Image,
+) -> tuple[Floats, Floats]:
+    """Normal matrix and right-hand side of all films and priors."""
+    count = basis.shape[2]
     size = count + 6 * len(state.placings)
-    normal, gradient, cost = np.zeros((size, size)), np.zeros(size), 0.0
-    for look, scale, sight in zip(looks, scales, sights, strict=True):
+    normal, gradient = np.zeros((size, size)), np.zeros(size)
+    for look, scale in zip(looks, scales, strict=True):
+        jacobian = look.jacobian(model, state, basis)
         far = (look.residual / (_ROBUST * scale)) ** 2
-        cost += float(np.log1p(far).sum()) * _ROBUST**2 / level.independent_px
-        weight = 1 / ((1 + far) * (scale**2 * level.independent_px))
-        at = np.concatenate([np.arange(count), count + 6 * sight.placing + np.arange(6)])
-        weighted = look.jacobian * weight[:, None].astype(np.float32)
-        normal[np.ix_(at, at)] += look.jacobian.T @ weighted
+        weight = (1 / ((1 + far) * (scale**2 * level.independent_px))).astype(np.float32)
+        at = np.concatenate([np.arange(count), count + 6 * look.sight.placing + np.arange(6)])
+        weighted = jacobian * weight[:, None]
+        normal[np.ix_(at, at)] += jacobian.T @ weighted
         gradient[at] += weighted.T @ look.residual
     shape = np.concatenate([state.coefficients, state.beyond])
     surprise = np.concatenate([p.surprise for p in state.placings])
     deviation = np.concatenate([p.deviation for p in state.placings])
-    prior = np.concatenate([np.ones(count), 1 / deviation**2])
-    normal[np.arange(size), np.arange(size)] += prior
+    normal[np.arange(size), np.arange(size)] += np.concatenate([np.ones(count), 1 / deviation**2])
     gradient -= np.concatenate([shape, surprise / deviation])
-    return cost + float(shape @ shape + surprise @ surprise), normal, gradient
+    return normal, gradient

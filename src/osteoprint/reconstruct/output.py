@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import trimesh
+from numpy.typing import NDArray
 
 from osteoprint.ct.encapsulated import DicomLabels, stl_to_dicom
 from osteoprint.ct.surface import surface_from_bytes
 from osteoprint.errors import InputError
 
+Floats = NDArray[np.float64]
+
 SURFACE_FORMATS = (".ply", ".stl", ".glb", ".dcm")
+# The darkest colour of a surface coloured by standard deviations.
+TOP_MM = 2.0
 
 
 def write_surface(
@@ -47,6 +53,24 @@ def write_surface(
     if ending == ".dcm":
         content = stl_to_dicom(content, labels)
     write_whole(path, content)
+
+
+def coloured(surface: trimesh.Trimesh, deviation_mm: Floats | None) -> trimesh.Trimesh:
+    """The surface coloured by how well each point is known, for formats that keep colours.
+
+    From light (sure) to dark red at TOP_MM and more; PLY keeps the deviations themselves too,
+    as a property ``deviation_mm`` of its vertices. Without deviations, as it is.
+    """
+    if deviation_mm is None:
+        return surface
+    level = np.clip(deviation_mm / TOP_MM, 0.0, 1.0)[:, None]
+    scale = np.array([[245, 240, 225], [247, 190, 110], [215, 90, 50], [120, 15, 35]])
+    at = np.linspace(0.0, 1.0, len(scale))
+    colours = np.stack([np.interp(level[:, 0], at, scale[:, k]) for k in range(3)], axis=1)
+    out = surface.copy()
+    out.visual = trimesh.visual.ColorVisuals(out, vertex_colors=np.round(colours).astype(np.uint8))
+    out.vertex_attributes["deviation_mm"] = deviation_mm.astype(np.float32)
+    return out
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -135,9 +135,18 @@ def _rasterise(points, rows, columns, faces, steps, middle, focal, centre, out):
 
 # A triangle is cut into four pieces: their middles in barycentric weights.
 _QUARTERS = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]], np.float32) / 6
+_WHOLE = np.full((1, 3), 1 / 3, np.float32)
 
 
-def change(points: Floats, faces: Ints, steps: Floats, view: Projection, motion: Image) -> Image:
+def change(
+    points: Floats,
+    faces: Ints,
+    steps: Floats,
+    view: Projection,
+    motion: Image,
+    *,
+    quartered: bool = True,
+) -> Image:
     """(rows, columns, p) float32: how the line integrals change with p motions of a surface.
 
     Parameters
@@ -145,6 +154,7 @@ def change(points: Floats, faces: Ints, steps: Floats, view: Projection, motion:
     points, faces, steps, view : as in :func:`line_integrals`; or (l, n, 3) points and (l, n)
         steps of l surfaces that move together.
     motion : (n, 3, p) float32 mm, how the vertices move with each parameter, in camera axes.
+    quartered : False where pixels are as large as triangles.
     """
     layers, values = np.atleast_3d(points), np.atleast_2d(steps)
     if points.ndim == 2:
@@ -153,12 +163,13 @@ def change(points: Floats, faces: Ints, steps: Floats, view: Projection, motion:
     halves = min(nb.get_num_threads(), motion.shape[2])
     blocks = np.linspace(0, motion.shape[2], halves + 1).astype(np.int64)
     motion = np.ascontiguousarray(motion, np.float32)
-    _spread(layers, faces, values, view.focal, view.middle, motion, blocks, out)
+    pieces = _QUARTERS if quartered else _WHOLE
+    _spread(layers, faces, values, pieces, view.focal, view.middle, motion, blocks, out)
     return out
 
 
 @nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
-def _spread(layers, faces, steps, focal, middle, motion, blocks, out):  # type: ignore[no-untyped-def]
+def _spread(layers, faces, steps, pieces, focal, middle, motion, blocks, out):  # type: ignore[no-untyped-def]
     """Add what each piece of each triangle sweeps to the four pixels around its middle.
 
     Each thread has its own share of the parameters.
@@ -176,8 +187,8 @@ def _spread(layers, faces, steps, focal, middle, motion, blocks, out):  # type: 
                 step = 0.0
                 for c in range(3):
                     step += steps[k, faces[t, c]] / 3.0
-                # Half the cross product is the area; a quarter of it belongs to each piece.
-                scale = step / 8.0
+                # Half the cross product is the area, shared among the pieces.
+                scale = step / (2.0 * len(pieces))
                 nx = np.float32(scale * (ay * bz - az * by))
                 ny = np.float32(scale * (az * bx - ax * bz))
                 nz = np.float32(scale * (ax * by - ay * bx))
@@ -187,8 +198,8 @@ def _spread(layers, faces, steps, focal, middle, motion, blocks, out):  # type: 
                         corner[c, j] = (
                             nx * move[0, low + j] + ny * move[1, low + j] + nz * move[2, low + j]
                         )
-                for s in range(4):
-                    u, v, w = _QUARTERS[s, 0], _QUARTERS[s, 1], _QUARTERS[s, 2]
+                for s in range(len(pieces)):
+                    u, v, w = pieces[s, 0], pieces[s, 1], pieces[s, 2]
                     x = u * p[0] + v * q[0] + w * r[0]
                     y = u * p[1] + v * q[1] + w * r[1]
                     z = u * p[2] + v * q[2] + w * r[2]

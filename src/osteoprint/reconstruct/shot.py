@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from osteoprint.errors import FilmError
-from osteoprint.frames import Side, View
+from osteoprint.frames import View
 from osteoprint.reconstruct.contrast import Seen, smoothed
 from osteoprint.reconstruct.shadow import Projection
 from osteoprint.xray.film import Film
-from osteoprint.xray.standard import place
+from osteoprint.xray.standard import foreground, place
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -44,6 +44,7 @@ class Shot:
     principal : (row, column) where the central ray meets the detector.
     turn_deg, centre, size_mm : the found bone: how far its upper end leans to the right, the
         middle of its upright box in pixels, and the box's (height, width) in the bone's plane.
+    mask : (rows, columns) bool, the found bone, in pixels `mask_px` times as large as the film's.
     cut : whether the bone is cut off at its upper and at its lower end.
     soft : whether soft tissue lies around the bone.
     rig : (rotation, shift) world to camera of a calibrated rig; None otherwise.
@@ -59,6 +60,8 @@ class Shot:
     turn_deg: float
     centre: tuple[float, float]
     size_mm: tuple[float, float]
+    mask: NDArray[np.bool_]
+    mask_px: float = 1.0
     cut: tuple[bool, bool] = (False, False)
     soft: bool = True
     rig: tuple[Floats, Floats] | None = None
@@ -80,17 +83,19 @@ class Shot:
             bone = film.bone
             turn, centre = bone.turn_deg, bone.centre
             size = (bone.size[0] * row_mm, bone.size[1] * column_mm)
-            soft = bone.tissue is not None
+            soft, mask = bone.tissue is not None, bone.mask
         else:
             found = place(film.radiograph, source)
             turn, centre = -found.turn_deg, found.centre
             size, soft = (found.length_mm, 0.25 * found.length_mm), False
+            mask = foreground(film.radiograph.image)
         if not np.isfinite(film.whole).all():
             raise FilmError(source, "has grey values that are not finite", "export it again")
         shot = cls(
             film.whole, exposed, film.radiograph.view, geometry.pixel_spacing_mm,
             _FAR_MM if far else geometry.sdd_mm, _FAR_MM if far else geometry.sod_mm,
-            principal, turn, centre, size, (False, False), soft,
+            principal, turn, centre, size, mask, round(film.whole.shape[0] / mask.shape[0]),
+            (False, False), soft,
             None if film.camera is None else _pose(film.camera.world_to_camera),
         )  # fmt: skip
         return replace(shot, cut=(shot._ends_unseen(-1.0), shot._ends_unseen(1.0)))
@@ -107,6 +112,8 @@ class Shot:
             self,
             image=np.ascontiguousarray(self.image[:, ::-1]),
             exposed=np.ascontiguousarray(self.exposed[:, ::-1]),
+            mask=np.ascontiguousarray(self._whole_mask()[:, ::-1]),
+            mask_px=1.0,
             principal=(self.principal[0], last - self.principal[1]),
             turn_deg=-self.turn_deg,
             centre=(self.centre[0], last - self.centre[1]),
@@ -159,23 +166,44 @@ class Shot:
 
         ``length_mm`` of the bone, roughly: what is kept around it, and how far means reach.
         """
-        margin = 2 * _MARGIN * length_mm
-        high, wide = ((mm + margin) / pixel_mm for mm in self.size_mm)
-        rows, columns = round(high), round(wide)
-        v = (np.arange(rows) - (rows - 1) / 2) * pixel_mm
-        u = (np.arange(columns) - (columns - 1) / 2) * pixel_mm
-        grid = np.stack(np.broadcast_arrays(u[None, :], v[:, None]))
-        at = np.stack(self._pixels(grid))
-        image, exposed = self._sampled(at, pixel_mm)
-        seen = Seen(exposed, REACH * length_mm / pixel_mm)
+        image, exposed = self._sampled(self._grid(pixel_mm, length_mm), pixel_mm)
+        rows, columns = image.shape
+        seen = Seen.of(exposed, REACH * length_mm / pixel_mm)
         focal = self.sod_mm / pixel_mm
         right, down = self.centre_mm
         middle = ((rows - 1) / 2 - down / pixel_mm, (columns - 1) / 2 - right / pixel_mm)
         rotation, shift = self.axes, np.zeros(3)
         if self.rig is not None:
             rotation, shift = self.axes @ self.rig[0], self.axes @ self.rig[1]
+        else:
+            rotation = np.eye(3)
         projection = Projection(rotation, shift, (focal, focal), middle, (rows, columns))
         return Target(projection, *seen.normalised(smoothed(image, BLUR_PX)), seen)
+
+    def upright(self, pixel_mm: float, length_mm: float) -> tuple[NDArray[np.bool_], Image, Image]:
+        """The found bone, the film and its exposure in the pixels of :meth:`target`."""
+        at = self._grid(pixel_mm, length_mm)
+        image, exposed = self._sampled(at, pixel_mm)
+        small = (at + 0.5) / self.mask_px - 0.5
+        mask = map_coordinates(self.mask.astype(np.float32), small, order=1, cval=0.0) > 0.5
+        return mask, image, exposed
+
+    def _grid(self, pixel_mm: float, length_mm: float) -> Floats:
+        """(2, rows, columns): (row, column) on the film of the pixels around the bone."""
+        margin = 2 * _MARGIN * length_mm
+        rows, columns = (round((mm + margin) / pixel_mm) for mm in self.size_mm)
+        v = (np.arange(rows) - (rows - 1) / 2) * pixel_mm
+        u = (np.arange(columns) - (columns - 1) / 2) * pixel_mm
+        return np.stack(self._pixels(np.stack(np.broadcast_arrays(u[None, :], v[:, None]))))
+
+    def _whole_mask(self) -> NDArray[np.bool_]:
+        """The found bone in the film's own pixels."""
+        if self.mask_px == 1:
+            return self.mask
+        at = np.meshgrid(
+            *((np.arange(n) + 0.5) / self.mask_px - 0.5 for n in self.image.shape), indexing="ij"
+        )
+        return np.asarray(map_coordinates(self.mask.astype(np.float32), at, order=1) > 0.5)
 
     def _sampled(self, at: Floats, pixel_mm: float) -> tuple[Image, Image]:
         """Image and exposure at (2, rows, columns) pixels, blurred to their distance first."""
@@ -184,9 +212,7 @@ class Shot:
         if (high <= low).any():
             raise FilmError("film", "shows the bone outside of itself", "check its header")
         part = (slice(low[0], high[0]), slice(low[1], high[1]))
-        ratio = [
-            pixel_mm * self.sdd_mm / self.sod_mm / spacing for spacing in self.spacing_mm
-        ]
+        ratio = [pixel_mm * self.sdd_mm / self.sod_mm / spacing for spacing in self.spacing_mm]
         blur = [0.35 * r if r > 1 else 0.0 for r in ratio]
         weight = self.exposed[part]
         image = gaussian_filter(self.image[part] * weight, blur)

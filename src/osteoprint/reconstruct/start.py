@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 # What is not said of a film: bones are laid to within a few degrees, and distances are good to
 # a few millimetres. Turn and middle are found, and may be off by much where a bone is cut.
 _TILT_DEG, _IN_PLANE_DEG = 3.5, 20.0
-_ACROSS_MM, _DEPTH_MM = 100.0, 2.0
+_ACROSS_MM, _DEPTH_MM = 100.0, 1.0
 # Films whose lengths differ more show a bone that was tilted in the shorter one.
 _TILTED = 0.025
 # Lengths tried for a bone that is cut off, in standard deviations of the first mode.
@@ -50,7 +50,9 @@ def starts(model: BoneModel, shots: Sequence[Shot]) -> list[State]:
         State(
             np.array([length]),
             np.zeros(0),
-            tuple(_placed(model, shot, length, tilt) for shot, tilt in zip(shots, tilt, strict=True)),
+            tuple(
+                _placed(model, shot, length, tilt) for shot, tilt in zip(shots, tilt, strict=True)
+            ),
         )
         for length, tilt in product(lengths, product(*tilts))
     ]

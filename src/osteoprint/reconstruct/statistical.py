@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from osteoprint.reconstruct.bone_model import ENERGY_KEV, BoneModel
-from osteoprint.reconstruct.fitting import Fit, Level, Placing, Sight, State, fit
+from osteoprint.reconstruct.fitting import Fit, Level, Sight, State, fit
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.start import starts
 from osteoprint.xray.materials import BODY

@@ -7,8 +7,12 @@ and begins on each of them from the nearest shape that the group makes probable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
 
 import numpy as np
 import trimesh
@@ -56,6 +60,8 @@ def correspond(
     side: Side | None = None,
     vertices: int = VERTICES,
     seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Group:
     """Find the same points on all of a group of bones, and the template for further ones.
 
@@ -68,6 +74,8 @@ def correspond(
     side : the side of those that are not mirrored.
     vertices : how many the template has.
     seed : of its meshing.
+    workers : processes that register bones side by side; one: in this process.
+    progress : called with (registrations done, of how many).
 
     Returns
     -------
@@ -85,26 +93,88 @@ def correspond(
     template = Template.from_surface(
         surfaces[first], bone=bone, side=side, count=vertices, seed=seed
     )
-    for refined in (False, True):
-        group = _registered(template, surfaces, flags, names)
-        if len([m for m in group.members if m.ok]) < 2:
-            raise InputError("bones", "could not be registered", "look at their reasons")
-        template = averaged(group, side=side, vertices=None if refined else vertices, seed=seed)
-    return _registered(template, surfaces, flags, names)
+    rounds = 3
+    report = _Report(progress, rounds * len(surfaces))
+    with _pool(workers) as pool:
+        for refined in (False, True):
+            group = _registered(template, surfaces, flags, names, pool, report)
+            if len([m for m in group.members if m.ok]) < 2:
+                raise InputError("bones", "could not be registered", "look at their reasons")
+            count = None if refined else vertices
+            template = averaged(group, side=side, vertices=count, seed=seed)
+        return _registered(template, surfaces, flags, names, pool, report)
+
+
+class _Report:
+    """Counts registrations."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def one_more(self) -> None:
+        """Say that one more is done."""
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """So many processes; None for one."""
+    if workers <= 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool
 
 
 def _registered(
     template: Template,
     surfaces: Sequence[trimesh.Trimesh],
     mirrored: Sequence[bool],
-    sources: Sequence[str],
+    names: Sequence[str],
+    pool: ProcessPoolExecutor | None,
+    report: _Report,
 ) -> Group:
     """`template` laid onto all of them."""
-    members = tuple(
-        register(template, surface, mirrored=flag, source=name)
-        for surface, flag, name in zip(surfaces, mirrored, sources, strict=True)
-    )
-    return Group(template, members)
+    members: list[Correspondence] = []
+    tasks = list(zip(surfaces, mirrored, names, strict=True))
+    if pool is None:
+        found = (register(template, s, mirrored=m, source=n) for s, m, n in tasks)
+    else:
+        # What a template has worked out for itself does not travel; its mesh does.
+        parts = template.vertices, template.faces, template.bone, template.modes
+        jobs = [
+            pool.submit(_registered_there, parts, np.array(s.vertices), np.array(s.faces), m, n)
+            for s, m, n in tasks
+        ]
+        found = (job.result() for job in jobs)
+    for member in found:
+        members.append(member)
+        report.one_more()
+    return Group(template, tuple(members))
+
+
+@lru_cache(maxsize=1)
+def _template_of(key: tuple[bytes, ...], bone: str | None, modes: int) -> Template:
+    vertices = np.frombuffer(key[0]).reshape(-1, 3)
+    faces = np.frombuffer(key[1], np.int64).reshape(-1, 3)
+    return Template.of(vertices, faces, bone=bone, modes=np.frombuffer(key[2]).reshape(modes, -1))
+
+
+def _registered_there(
+    parts: tuple[Floats, NDArray[np.int64], str | None, Floats],
+    vertices: Floats,
+    faces: NDArray[np.int64],
+    mirrored: bool,
+    name: str,
+) -> Correspondence:
+    """One registration in another process, which makes the template once."""
+    at, triangles, bone, modes = parts
+    key = at.tobytes(), triangles.tobytes(), modes.tobytes()
+    template = _template_of(key, bone, len(modes))
+    surface = trimesh.Trimesh(vertices, faces, process=False)
+    return register(template, surface, mirrored=mirrored, source=name)
 
 
 def averaged(

@@ -49,7 +49,8 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
     """Read an AP and an ML film, and compare them.
 
     Raises FilmError as :func:`examine_film`; where a film shows no bone; where both cannot
-    be of one bone: another side of the body, or lengths a fifth apart.
+    be of one bone: another side of the body, or lengths a fifth apart. Lengths are not
+    compared where a film cuts the bone or comes from a calibrated rig.
     """
     films = (
         examine_film(ap, View.AP, marker_mm=marker_mm),
@@ -63,7 +64,9 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
         for film, path in zip(films, (ap, ml), strict=True)
     )
     longer = max(first, second)
-    mismatch = 1.0 - min(first, second) / longer
+    # What is not seen whole has no length to compare.
+    partly = any(film.camera is not None or (film.bone and film.bone.cut) for film in films)
+    mismatch = 0.0 if partly else 1.0 - min(first, second) / longer
     if mismatch > IMPOSSIBLE:
         raise FilmError(
             ml,

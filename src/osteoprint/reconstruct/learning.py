@@ -1,0 +1,172 @@
+"""The bone model of a bank: learnt once from its bones, kept beside them until they change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteoprint.bank.records import BoneRecord
+from osteoprint.bank.store import Bank
+from osteoprint.ct.reading import read_scan
+from osteoprint.ct.volume import Volume
+from osteoprint.errors import BankError, ModelError
+from osteoprint.frames import Side
+from osteoprint.reconstruct.bone_model import FORMAT, VERSION, BoneModel
+from osteoprint.shape.correspondence import Correspondence, register
+from osteoprint.shape.group import correspond
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str, float, float], None]
+
+FOLDER = "shapes"
+# So many bones make the template and the modes it starts from; the others are registered to it.
+_GROUP = 24
+# Scans that say how dense bone is beneath its surface.
+_SCANS = 6
+# Fewer bones make no model.
+LEAST_BONES = 4
+
+
+def quiet(what: str, done: float, total: float) -> None:
+    """A progress that says nothing."""
+
+
+def bank_model(
+    bank: Bank,
+    *,
+    bone: str | None = None,
+    progress: Progress = quiet,
+    workers: int = 1,
+    leave_out: frozenset[str] = frozenset(),
+) -> BoneModel:
+    """The model of a bank's bones of one kind; learnt if need be, which takes minutes.
+
+    Parameters
+    ----------
+    bank : open for reading.
+    bone : "femur", "tibia", ...; None where the bank holds one kind only.
+    progress : called with (step, done, of how many).
+    workers : processes that register bones.
+    leave_out : individuals that must not be known.
+
+    Raises BankError where the bank holds several kinds and none is named, or too few bones.
+    """
+    records = chosen(bank, bone, leave_out)
+    path = bank.folder / FOLDER / f"{records[0].bone}-{_digest(records)}.safetensors"
+    if path.is_file():
+        with suppress(ModelError):
+            return BoneModel.load(path)
+    model = learn(bank, records, progress, workers)
+    # A bank on a medium that cannot be written to is learnt again each time.
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
+        model.save(draft)
+        draft.replace(path)
+    return model
+
+
+def chosen(bank: Bank, bone: str | None, leave_out: frozenset[str]) -> list[BoneRecord]:
+    """The bones of a kind, ordered by id, that a model can be made of.
+
+    Raises BankError as :func:`bank_model`.
+    """
+    records = [r for r in bank.bones() if r.individual not in leave_out and r.watertight]
+    kinds = sorted({r.bone for r in records})
+    if bone is None and len(kinds) > 1:
+        raise BankError(
+            bank.folder, f"holds {', '.join(kinds)}", "say which bone is on the films with --bone"
+        )
+    records = sorted((r for r in records if bone in (None, r.bone)), key=lambda r: r.id)
+    if len({r.individual for r in records}) < LEAST_BONES:
+        raise BankError(
+            bank.folder,
+            f"holds {len(records)} closed bones{f' of kind {bone}' if bone else ''}",
+            f"ingest bones of at least {LEAST_BONES} individuals to learn their shape",
+        )
+    return records
+
+
+def learn(
+    bank: Bank, records: Sequence[BoneRecord], progress: Progress = quiet, workers: int = 1
+) -> BoneModel:
+    """Register the bones and build their model.
+
+    Bones that cannot be registered are left out. Raises BankError where too few remain.
+    """
+    side = model_side(records)
+    ordered = _one_of_each_first(records)
+    head, tail = ordered[:_GROUP], ordered[_GROUP:]
+    step, total = "Learning shapes", 3 * len(head) + len(tail) + 1
+    surfaces = {r.id: bank.surface(r) for r in ordered}
+    group = correspond(
+        [surfaces[r.id] for r in head],
+        mirrored=[_mirrored(r, side) for r in head],
+        sources=[r.name for r in head],
+        bone=head[0].bone, side=side, workers=workers,
+        progress=lambda done, _: progress(step, done, total),
+    )  # fmt: skip
+    members = list(group.members)
+    for index, record in enumerate(tail):
+        members.append(
+            register(
+                group.template, surfaces[record.id],
+                mirrored=_mirrored(record, side), source=record.name,
+            )
+        )  # fmt: skip
+        progress(step, 3 * len(head) + index + 1, total)
+    good = [(r, m) for r, m in zip(ordered, members, strict=True) if m.ok]
+    if len({r.individual for r, _ in good}) < LEAST_BONES:
+        raise BankError(bank.folder, "holds too few bones that are alike", "ingest more")
+    model = BoneModel.build(
+        np.stack([m.on_template_side for _, m in good]),
+        group.template.faces,
+        _scans(bank, good),
+        bone=head[0].bone, side=side, people=[r.individual for r, _ in good],
+    )  # fmt: skip
+    progress(step, total, total)
+    return model
+
+
+def model_side(records: Sequence[BoneRecord]) -> Side:
+    """The side that most bones are of; right where it is not known."""
+    left = sum(r.side is Side.LEFT for r in records)
+    return Side.LEFT if left > len(records) - left else Side.RIGHT
+
+
+def _mirrored(record: BoneRecord, side: Side) -> bool:
+    return record.side is not None and record.side is not side
+
+
+def _one_of_each_first(records: Sequence[BoneRecord]) -> list[BoneRecord]:
+    """First one bone of each individual, then the others."""
+    seen: set[str] = set()
+    first: list[BoneRecord] = []
+    rest: list[BoneRecord] = []
+    for record in records:
+        (rest if record.individual in seen else first).append(record)
+        seen.add(record.individual)
+    return first + rest
+
+
+def _scans(
+    bank: Bank, good: Sequence[tuple[BoneRecord, Correspondence]]
+) -> list[tuple[Volume, Floats]]:
+    """Some bones' scans, spread over the bank, with their vertices in them."""
+    with_scan = [(r, m) for r, m in good if r.volume_sha256 is not None]
+    picks = np.unique(np.linspace(0, len(with_scan) - 1, min(_SCANS, len(with_scan))).astype(int))
+    return [
+        (read_scan(bank.volume_path(with_scan[k][0])).volume, with_scan[k][1].vertices)
+        for k in picks
+    ]
+
+
+def _digest(records: Sequence[BoneRecord]) -> str:
+    """Of everything the model depends on."""
+    told = [f"{FORMAT} {VERSION}", *(f"{r.id} {r.bone} {r.side} {r.individual}" for r in records)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

@@ -1,0 +1,163 @@
+"""Films become a surface, by any of the methods: what was found, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from osteoprint.errors import FilmError, InputError
+from osteoprint.frames import Side, anatomical_frame, apply
+from osteoprint.reconstruct.bone_model import BoneModel
+from osteoprint.reconstruct.classical import CLASSICAL, Outlined
+from osteoprint.reconstruct.fitting import Fit, State
+from osteoprint.reconstruct.refinement import refine
+from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.statistical import fit_modes
+from osteoprint.reconstruct.uncertainty import deviation_mm, expected_rms_mm
+from osteoprint.xray.film import Film
+
+Floats = NDArray[np.float64]
+Method = Literal["statistical", "refined", "laplacian", "ffd", "tps", "contour"]
+
+# An error that is to be expected beyond this is said in a warning; a film that the model
+# explains so badly shows something else than the model's bone.
+_DOUBTFUL_MM = 2.0
+_LEAST_LIKENESS = 0.55
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A bone as its films show it.
+
+    Attributes
+    ----------
+    method : how it was found.
+    surface : closed, mm, in the bone's anatomical frame, of the films' side of the body.
+    state : shape and placings that were fitted, in the model's frame and of the model's side.
+    vertices : (n, 3) the surface there.
+    shots : the films as they were fitted.
+    deviation_mm : (n,) standard deviation along the normal; None where a method has none.
+    expected_rms_mm : surface RMS to be expected; None likewise.
+    likeness : of each film: correlation of its local contrast with the fitted model's.
+    warnings : what is doubtful, in words.
+    """
+
+    method: str
+    surface: trimesh.Trimesh
+    state: State
+    vertices: Floats
+    shots: tuple[Shot, ...]
+    deviation_mm: Floats | None
+    expected_rms_mm: float | None
+    likeness: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+
+def reconstruct(
+    model: BoneModel,
+    films: Sequence[Film],
+    method: Method = "refined",
+    *,
+    sources: Sequence[str] = (),
+) -> Reconstruction:
+    """The surface of the bone on one or more films.
+
+    Parameters
+    ----------
+    model : of this kind of bone.
+    films : as examined; of one bone, each of its own view, or of one calibrated rig.
+    method : how.
+    sources : what messages call the films.
+
+    Raises FilmError where no bone is seen on a film, or only some are of a calibrated rig.
+    """
+    names = [*sources, *("film" for _ in range(len(films) - len(sources)))]
+    seen = [Shot.of(film, name) for film, name in zip(films, names, strict=True)]
+    if len({shot.rig is None for shot in seen}) > 1:
+        raise FilmError(names[0], "and the other film differ: one has a camera", "calibrate both")
+    side, notes = _side(model, films)
+    flipped = side is not None and model.shape.side is not None and side is not model.shape.side
+    shots = [shot.mirrored if flipped else shot for shot in seen]
+    found: Fit | Outlined
+    if method in CLASSICAL:
+        found = CLASSICAL[method](model, shots)
+        vertices, deviation = found.vertices, None
+    else:
+        fitted = fit_modes(model, shots)
+        fitted = refine(model, shots, fitted) if method == "refined" else fitted
+        found = fitted
+        vertices = fitted.state.vertices(model)
+        deviation = deviation_mm(model, fitted)
+    expected = None if deviation is None else expected_rms_mm(model, deviation)
+    likeness = () if isinstance(found, Outlined) else found.likeness
+    notes += _doubts(shots, names, likeness, expected)
+    surface = finished(vertices, model, flipped=flipped)
+    return Reconstruction(
+        method, surface, found.state, vertices, tuple(shots), deviation, expected,
+        likeness, tuple(notes),
+    )  # fmt: skip
+
+
+def finished(vertices: Floats, model: BoneModel, *, flipped: bool) -> trimesh.Trimesh:
+    """(n, 3) vertices of a model as a surface in the anatomical frame, of the right side."""
+    faces = model.shape.faces
+    side = model.shape.side
+    if flipped:
+        vertices, faces = vertices * [1.0, -1.0, 1.0], faces[:, ::-1]
+        side = None if side is None else (Side.LEFT if side is Side.RIGHT else Side.RIGHT)
+    try:
+        frame = anatomical_frame(
+            vertices, faces, bone=model.shape.bone, side=side, source="the reconstruction"
+        )
+        vertices = apply(frame.world_to_bone, vertices)
+    except InputError:
+        pass  # a shape without ends to tell apart stays in the model's frame
+    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def _side(model: BoneModel, films: Sequence[Film]) -> tuple[Side | None, list[str]]:
+    """The side of the films, and a note where nobody says it."""
+    said = {film.radiograph.side for film in films} - {None}
+    if said:
+        return said.pop(), []
+    if model.shape.side is None:
+        return None, []
+    return None, [
+        f"the films do not say of which side the bone is: taken for a {model.shape.side.value} one"
+    ]
+
+
+def _doubts(
+    shots: Sequence[Shot],
+    names: Sequence[str],
+    likeness: Sequence[float],
+    expected: float | None,
+) -> list[str]:
+    """What a reader of the result should know."""
+    notes = []
+    for shot, name in zip(shots, names, strict=True):
+        if any(shot.cut):
+            which = (
+                "both ends"
+                if all(shot.cut)
+                else "the upper end"
+                if shot.cut[0]
+                else "the lower end"
+            )
+            notes.append(f"{name} does not show {which} of the bone: there the model guesses")
+    if len(shots) == 1:
+        notes.append("one film only: what lies along its beam is the model's guess")
+    for value, name in zip(likeness, names, strict=False):
+        if value < _LEAST_LIKENESS:
+            notes.append(
+                f"{name} is explained badly (correlation {value:.2f}): another bone, or not "
+                "where it was looked for"
+            )
+    if expected is not None and expected > _DOUBTFUL_MM:
+        notes.append(f"the surface is expected to be off by {expected:.1f} mm (RMS)")
+    return notes

@@ -1,0 +1,78 @@
+"""A picture of films with a reconstructed surface's outline drawn on them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from skimage.measure import find_contours
+
+from osteoprint.reconstruct.bone_model import BoneModel
+from osteoprint.reconstruct.output import write_whole
+from osteoprint.reconstruct.reconstruction import Reconstruction
+from osteoprint.reconstruct.shadow import Projection, line_integrals
+from osteoprint.reconstruct.shot import Shot, Target
+
+# Pixels of the picture, as a part of the bone's length.
+_PIXEL = 0.0016
+
+
+def draw_overlay(model: BoneModel, found: Reconstruction, names: Sequence[str], path: Path) -> None:
+    """Write a PNG: each film, upright, once plain and once with the surface's outline."""
+    count = len(found.shots)
+    figure = Figure(figsize=(3.1 * 2 * count, 7.5), dpi=110, facecolor="white")
+    for index, (shot, name) in enumerate(zip(found.shots, names, strict=True)):
+        pixel_mm = _PIXEL * model.length_mm
+        image = shot.upright(pixel_mm, model.length_mm)[1]
+        lines = outlines(model, found, shot, index)
+        low, high = np.percentile(image, [1, 99.7])
+        for side in range(2):
+            axes = figure.add_subplot(1, 2 * count, 2 * index + side + 1)
+            axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+            if side:
+                for line in lines:
+                    axes.plot(line[:, 1], line[:, 0], color="#ffb000", lw=0.9)
+            title = "with the surface’s outline" if side else f"{shot.view.value} {name}"
+            axes.set_title(title, fontsize=8)
+            axes.set_xlim(-0.5, image.shape[1] - 0.5)
+            axes.set_ylim(image.shape[0] - 0.5, -0.5)
+            axes.axis("off")
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_whole(path, buffer.getvalue())
+
+
+def outlines(
+    model: BoneModel, found: Reconstruction, shot: Shot, index: int
+) -> list[NDArray[np.float64]]:
+    """(k, 2) lines (row, column) around the surface's shadow, in the pixels of the overlay."""
+    target = shot.target(_PIXEL * model.length_mm, model.length_mm)
+    found_lines = find_contours(  # type: ignore[no-untyped-call]
+        shadow(model, found, target, shot, index), 0.5
+    )
+    return list(found_lines)
+
+
+def shadow(
+    model: BoneModel, found: Reconstruction, target: Target, shot: Shot, index: int
+) -> NDArray[np.float64]:
+    """(rows, columns): which part of each pixel the surface covers."""
+    placing = found.state.placings[0 if shot.rig is not None else index]
+    rotation, shift = placing.total
+    projection = target.projection
+    points = projection.to_camera(found.vertices @ rotation.T + shift)
+    fine, rows, columns = 3, *projection.shape
+    still = Projection(
+        np.eye(3), np.zeros(3),
+        (projection.focal[0] * fine, projection.focal[1] * fine),
+        ((projection.middle[0] + 0.5) * fine - 0.5, (projection.middle[1] + 0.5) * fine - 0.5),
+        (rows * fine, columns * fine),
+    )  # fmt: skip
+    through = line_integrals(points, model.shape.faces, np.ones(len(points)), still)
+    covered = (through > 1e-3).reshape(rows, fine, columns, fine)
+    return np.asarray(covered.mean(axis=(1, 3)))
