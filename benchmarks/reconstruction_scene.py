@@ -98,6 +98,7 @@ def films(
     turned_deg: tuple[float, float] = (0.0, 0.0),
     tilted_deg: tuple[float, float] = (0.0, 0.0),
     shown: tuple[float, float] = (0.0, 1.0),
+    keep: Path | None = None,
 ) -> FilmPair:
     """AP and ML films of a bone, written to files and read again.
 
@@ -109,6 +110,7 @@ def films(
     seed : of everything drawn.
     turned_deg, tilted_deg : besides, of AP and ML: about the long axis; towards the tube.
     shown : the part of the bone's length that is on the films, 0 proximal, 1 distal.
+    keep : a folder for the files; None: they are not kept.
     """
     soft = None if preset == "ideal" else SOFT_MM
     traced = prepare(scan(bone, soft_mm=soft, seed=seed), BODY)
@@ -140,7 +142,7 @@ def films(
                 traced, camera, preset, np.random.default_rng([seed, 5, index]),
                 view=view, side=bone.side,
             )  # fmt: skip
-            path = Path(folder) / f"{view.value}.png"
+            path = (keep or Path(folder)) / f"{view.value}.png"
             display = preset != "ideal"
             write_film(
                 radiograph, path, full_scale=1.0 if display else None,

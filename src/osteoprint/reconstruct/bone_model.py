@@ -30,10 +30,15 @@ Ints = NDArray[np.int64]
 
 # Attenuation is that of this energy: films are compared with it up to a curve of their own.
 ENERGY_KEV = 70.0
-# Where surfaces lie beneath the bone's own, as parts of its length (0 to 8.5 mm in a femur of
-# 450 mm): closer where the cortex ends. The last layer is what lies between it and _DEEPEST.
-DEPTHS = (0.0, 0.002, 0.00444, 0.00778, 0.01222, 0.01889)
+# Where surfaces lie beneath the bone's own, as parts of its length (-0.7 to 8.5 mm in a femur of
+# 450 mm): closer where the cortex ends. The last layer is what lies between it and _DEEPEST. The
+# first lies outside: voxels on the edge are bone in part, and without it bones come out larger.
+DEPTHS = (-0.0015, 0.0, 0.0015, 0.00444, 0.00778, 0.01222, 0.01889)
+# The layer that is bone through and through, and those that may be bone in part.
+_FULL, _PARTLY = 2, 2
 _DEEPEST, _STEP = 0.0267, 0.00067
+# So far outside there is no bone, as a part of the length.
+_CLEAR = 0.006
 # Smooth functions beyond the modes; more would be finer than a film of 1 mm shows.
 FUNCTIONS = 150
 
@@ -43,7 +48,7 @@ _WIDER = 1.5
 
 FORMAT, VERSION = "osteoprint bone model", 1
 _ARRAYS = ("mean", "faces", "modes", "deviations")
-_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm")
+_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm", "cover")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +62,9 @@ class BoneModel:
         by their sum along the mean's normals.
     spread_mm : (j,) standard deviation of each function's share in bones the modes do not know.
     rest_mm : (n,) standard deviation, along the normal, of what neither modes nor functions say.
-    depths_mm : (l,) how deep layers of bone begin beneath the surface, the first at 0.
-    steps_per_mm : (l, n) by how much attenuation rises there, at ENERGY_KEV.
+    depths_mm : (l,) how deep layers of bone begin beneath the surface; below 0: outside of it.
+    steps_per_mm : (l, n) by how much attenuation rises there, at ENERGY_KEV, in air.
+    cover : (l,) which part of each layer is bone.
     """
 
     shape: ShapeModel
@@ -67,6 +73,11 @@ class BoneModel:
     rest_mm: Floats
     depths_mm: Floats
     steps_per_mm: Floats
+    cover: Floats
+
+    def steps_in(self, around_per_mm: float) -> Floats:
+        """(l, n) by how much attenuation rises where the bone lies in tissue, 1/mm."""
+        return self.steps_per_mm - around_per_mm * np.diff(self.cover, prepend=0.0)[:, None]
 
     @property
     def length_mm(self) -> float:
@@ -123,10 +134,12 @@ class BoneModel:
         length = float(np.ptp(model.mean[:, 0]))
         depths = np.array(DEPTHS) * length
         layers = np.mean([_layers(scan, at, faces, depths, length) for scan, at in scans], axis=0)
+        cover = np.ones(len(depths))
+        cover[:_PARTLY] = np.clip(layers[:_PARTLY].mean(axis=1) / layers[_FULL].mean(), 0.0, 1.0)
         steps = np.diff(layers, axis=0, prepend=0.0)
         return cls(
             model, functions, _WIDER * np.sqrt((shares**2).mean(axis=0)),
-            np.sqrt((rest**2).mean(axis=0)), depths, steps,
+            np.sqrt((rest**2).mean(axis=0)), depths, steps, cover,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -174,6 +187,7 @@ class BoneModel:
             and self.spread_mm.shape == (j,)
             and self.rest_mm.shape == (n,)
             and self.steps_per_mm.shape == (layers, n)
+            and self.cover.shape == (layers,)
             and all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)[1:])
         )
         if not good:
@@ -211,17 +225,22 @@ def _layers(scan: Volume, at: Floats, faces: Ints, depths: Floats, length: float
         inward = -inward
     hu = np.arange(-1000.0, 3000.0, 5.0)
     table = BODY.fractions(hu) @ BODY.mu_per_mm(ENERGY_KEV)
-    deep = (np.arange(round(_DEEPEST / _STEP)) + 0.5) * _STEP * length
+    first, step = depths[0] / length, _STEP
+    deep = (np.arange(round((_DEEPEST - first) / step)) + 0.5) * step * length + depths[0]
     profile = []
-    for depth in deep:
+    for depth in np.append(deep, -_CLEAR * length):
         index = apply(scan.world_to_voxel, at + depth * inward)
         seen = map_coordinates(scan.volume_hu, index.T, output=np.float64, order=1, mode="nearest")
         profile.append(np.interp(seen, hu, table))
+    rows, around = np.array(profile[:-1]), float(np.median(profile[-1]))
     edges = [*depths, np.inf]
-    rows = np.array(profile)
-    return np.array(
+    layers = np.array(
         [
             rows[(deep >= low) & (deep < high)].mean(axis=0)
             for low, high in itertools.pairwise(edges)
         ]
     )
+    # In tissue, what is bone in part is tissue for the rest: as it would be in air.
+    partly = np.clip((layers[:_PARTLY] - around) / (layers[_FULL] - around + 1e-9), 0.0, 1.0)
+    layers[:_PARTLY] = partly * layers[_FULL]
+    return layers

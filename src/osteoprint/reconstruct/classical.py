@@ -252,7 +252,7 @@ def _bsplines(place: Floats, cells: Ints) -> sparse.csr_matrix:
     for i in range(4):
         for j in range(4):
             for k in range(4):
-                at = [*first, i, j, k]
+                at = first + np.array([i, j, k])
                 columns.append((at[:, 0] * sizes[1] + at[:, 1]) * sizes[2] + at[:, 2])
                 values.append(basis[:, 0, i] * basis[:, 1, j] * basis[:, 2, k])
                 rows.append(np.arange(len(place)))

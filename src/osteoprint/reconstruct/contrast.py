@@ -61,7 +61,7 @@ class Seen:
         spread = np.sqrt(variance[variance > 1e-12 * variance.max()])
         floor = _FLOOR * float(np.median(spread)) if spread.size else 1.0
         divisor = np.sqrt(variance + np.float32(max(floor, 1e-9)) ** 2)
-        return rest / divisor, divisor
+        return (rest / divisor).astype(np.float32), divisor.astype(np.float32)
 
     def curve(self, film: Image, model: Image, on: Image) -> tuple[Image, Image]:
         """(rows, columns) gain and offset that bring the model's contrast to the film's, locally.
@@ -74,7 +74,7 @@ class Seen:
         both = smoothed(film * model * on, sigma) / count - mf * mm
         own = smoothed(model * model * on, sigma) / count - mm * mm
         gain = np.clip(both / (own + np.float32(1e-3)), *_GAIN_LIMITS).astype(np.float32)
-        return gain, mf - gain * mm
+        return gain, (mf - gain * mm).astype(np.float32)
 
 
 def smoothed(stack: Image, sigma: float) -> Image:

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.contrast import smoothed
 from osteoprint.reconstruct.shadow import Projection, change, line_integrals
-from osteoprint.reconstruct.shot import BLUR_PX, Target
+from osteoprint.reconstruct.shot import MODEL_BLUR_PX, Target
 from osteoprint.shape.placing import vertex_normals
 
 Floats = NDArray[np.float64]
@@ -151,11 +151,19 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """A film's target, which placing it sees, and the layers of bone before it."""
+    """A film's target, which placing it sees, and what lies before it.
+
+    Attributes
+    ----------
+    target, placing : the film, and its place among the placings.
+    steps_per_mm : (l, n) of the layers of bone, 1/mm.
+    bend : of the film's curve, see :func:`bent`.
+    """
 
     target: Target
     placing: int
     steps_per_mm: Floats
+    bend: float = 0.0
 
 
 def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -> Fit:
@@ -216,6 +224,7 @@ class Look:
     slope : (rows, columns) float32: local gain over the model's local spread.
     residual : (j,) film less model, local contrast, at those pixels.
     film, model : (j,) their contrasts, the gain left out.
+    sharp : (rows, columns) float32, the model's line integrals.
     """
 
     sight: Sight
@@ -225,6 +234,7 @@ class Look:
     residual: Image
     film: Image
     model: Image
+    sharp: Image
 
     def scale(self) -> float:
         """Standard deviation of the residual, by its median."""
@@ -245,7 +255,9 @@ class Look:
             self.layers, model.shape.faces, self.sight.steps_per_mm, still, motion,
             quartered=pixel_mm < _COARSE * model.length_mm,
         )  # fmt: skip
-        changed = smoothed(changed, BLUR_PX)
+        if self.sight.bend > 0:
+            changed *= np.exp(-self.sight.bend * self.sharp)[..., None]
+        changed = smoothed(changed, MODEL_BLUR_PX)
         changed -= seen.mean(changed)
         return np.asarray(changed[self.on] * self.slope[self.on][:, None])
 
@@ -254,14 +266,22 @@ def _look(model: BoneModel, sight: Sight, state: State) -> Look:
     """Render the model before a film and compare."""
     target = sight.target
     layers = _layers(model, sight, state)
-    image = smoothed(render(layers, model, sight.steps_per_mm, target.projection), BLUR_PX)
+    sharp = render(layers, model, sight.steps_per_mm, target.projection)
+    image = smoothed(bent(sharp, sight.bend), MODEL_BLUR_PX)
     contrast, spread = target.seen.normalised(image)
     on = (smoothed((image > 1e-3).astype(np.float32), 2.0) > 0.02) & (target.seen.mask > 0)
     gain, offset = target.seen.curve(target.contrast, contrast, on.astype(np.float32))
     return Look(
         sight, layers, on, gain / spread, (target.contrast - gain * contrast - offset)[on],
-        target.contrast[on], contrast[on],
+        target.contrast[on], contrast[on], sharp,
     )  # fmt: skip
+
+
+def bent(image: Image, bend: float) -> Image:
+    """Line integrals behind a curve that grows less and less, as films and hard beams do."""
+    if bend <= 0:
+        return image
+    return np.asarray(-np.expm1(-bend * image) / bend, np.float32)
 
 
 def _layers(model: BoneModel, sight: Sight, state: State) -> Floats:

@@ -22,8 +22,8 @@ Image = NDArray[np.float32]
 _MARGIN = 0.09
 # A parallel beam is a cone from very far away.
 _FAR_MM = 1e5
-# Blur of film and model alike, in pixels: a model's outline has no penumbra.
-BLUR_PX = 0.7
+# Blur of the film, in pixels; and of the model, whose outline has no penumbra and no voxels.
+BLUR_PX, MODEL_BLUR_PX = 0.7, 1.0
 # A local mean reaches so far, as a part of the bone's length (9 mm on a femur of 450 mm).
 REACH = 0.02
 # Beyond the bone's end a film tells something at least so far, or the bone is cut there.
@@ -47,6 +47,7 @@ class Shot:
     mask : (rows, columns) bool, the found bone, in pixels `mask_px` times as large as the film's.
     cut : whether the bone is cut off at its upper and at its lower end.
     soft : whether soft tissue lies around the bone.
+    curved : whether grey values may follow the line integrals by a curve.
     rig : (rotation, shift) world to camera of a calibrated rig; None otherwise.
     """
 
@@ -64,6 +65,7 @@ class Shot:
     mask_px: float = 1.0
     cut: tuple[bool, bool] = (False, False)
     soft: bool = True
+    curved: bool = True
     rig: tuple[Floats, Floats] | None = None
 
     @classmethod
@@ -95,7 +97,7 @@ class Shot:
             film.whole, exposed, film.radiograph.view, geometry.pixel_spacing_mm,
             _FAR_MM if far else geometry.sdd_mm, _FAR_MM if far else geometry.sod_mm,
             principal, turn, centre, size, mask, round(film.whole.shape[0] / mask.shape[0]),
-            (False, False), soft,
+            (False, False), soft, film.stored.facts.intensity != "log",
             None if film.camera is None else _pose(film.camera.world_to_camera),
         )  # fmt: skip
         return replace(shot, cut=(shot._ends_unseen(-1.0), shot._ends_unseen(1.0)))

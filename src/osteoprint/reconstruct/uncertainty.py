@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 # By how much deviations are larger than the posterior says: pixels tell less than they seem to,
 # and a posterior knows nothing of what is wrong with the model; modes alone do better than the
 # widened shares beyond them suggest. Learnt from known bones, fitted with a model of others.
-REFINED_FACTOR, STATISTICAL_FACTOR = 1.25, 0.8
+REFINED_FACTOR, STATISTICAL_FACTOR = 1.06, 0.76
 
 
 def deviation_mm(model: BoneModel, found: Fit) -> Floats:

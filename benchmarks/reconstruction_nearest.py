@@ -1,0 +1,63 @@
+"""The nearest known bone by fingerprint, on the films of the reconstruction benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from osteoprint.bank.records import BoneRecord
+from osteoprint.fingerprint.encoder import Model
+from osteoprint.fingerprint.samples import (
+    from_bytes,
+    gallery_poses,
+    pair_pictures,
+    render_set,
+    sample_bone,
+)
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.frames import apply
+from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.xray.film_pair import FilmPair
+from osteoprint.xray.standard import StandardFrame
+from reconstruction_scene import Bone, scan
+
+_TRAINED: dict[tuple[str, ...], tuple[Model, np.ndarray]] = {}
+
+
+def nearest_by_fingerprint(known: Sequence[Bone], pairs: Sequence[FilmPair]) -> list[int]:
+    """Which known bone each pair's fingerprint lies nearest to; the network is trained once."""
+    key = tuple(b.name for b in known)
+    if key not in _TRAINED:
+        _TRAINED[key] = _trained(known)
+    model, gallery = _TRAINED[key]
+    picks = []
+    for pair in pairs:
+        shown = pair_pictures(
+            (pair.ap.radiograph, pair.ml.radiograph), model.card.frame, stretches=pair.stretches
+        )
+        embedded = model.embed(shown[None])[0]
+        picks.append(int(((gallery - embedded) ** 2).sum(axis=2).min(axis=1).argmin()))
+    return picks
+
+
+def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
+    """A network trained on the known bones, and (bones, views, d) of their fingerprints."""
+    frame = StandardFrame.for_length(max(b.frame.length_mm for b in known))
+    bones = []
+    for index, bone in enumerate(known):
+        record = BoneRecord(
+            id=f"{index:012x}", name=bone.name, bone="femur", side=bone.side,
+            individual=bone.person, length_mm=bone.frame.length_mm, watertight=True, warnings=(),
+            source="", created="", surface_sha256="", volume_sha256=None,
+            bone_to_world=bone.frame.bone_to_world,
+        )  # fmt: skip
+        local = bone.surface.copy()
+        local.vertices = apply(bone.frame.world_to_bone, np.asarray(bone.surface.vertices))
+        volume = scan(bone, soft_mm=None, seed=1000 + index)
+        sample = sample_bone(record.id, volume, bone.frame, bone.side, frame)
+        bones.append(StudyBone(record, local, sample))
+    model = train_on(bones, frame, TrainingSettings())
+    pictures = render_set([b.sample for b in bones], [gallery_poses() for _ in bones], frame)
+    flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
+    return model, model.embed(flat).reshape(len(bones), -1, model.card.dimension)
