@@ -159,7 +159,8 @@ def _registered(
 def _template_of(key: tuple[bytes, ...], bone: str | None, modes: int) -> Template:
     vertices = np.frombuffer(key[0]).reshape(-1, 3)
     faces = np.frombuffer(key[1], np.int64).reshape(-1, 3)
-    return Template.of(vertices, faces, bone=bone, modes=np.frombuffer(key[2]).reshape(modes, -1))
+    known = np.frombuffer(key[2]).reshape(modes, vertices.size)
+    return Template.of(vertices, faces, bone=bone, modes=known)
 
 
 def _registered_there(
