@@ -152,7 +152,7 @@ def _fitted(
     surface = coloured(found.surface, found.deviation_mm)
     write_surface(surface, out)
     if overlay is not None:
-        draw_overlay(model, found, names, overlay)
+        draw_overlay(found, names, overlay)
     spread = found.deviation_mm
     uncertainty: dict[str, float | None] = {"median": None, "p95": None}
     if spread is not None:

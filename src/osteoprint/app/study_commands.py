@@ -10,6 +10,7 @@ import typer
 
 from osteoprint.app.bank_commands import BankOption, JsonOption
 from osteoprint.app.console import answer, say, steps
+from osteoprint.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,10 @@ def register(app: typer.Typer) -> None:
 def study(
     what: Annotated[
         Literal["identification", "reconstruction"],
-        typer.Argument(help="Which question; both are answered in one report."),
+        typer.Argument(
+            help="Which question. Both reports answer whose bone and what is nearest; "
+            "reconstruction rebuilds the unseen bones by every method besides."
+        ),
     ],
     bank: BankOption,
     out: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")],
@@ -35,6 +39,9 @@ def study(
     backbone: Annotated[str, typer.Option(help="'compact', or a timm network.")] = "compact",
     minutes: Annotated[float | None, typer.Option(min=0.05, help="Training time.")] = None,
     step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 600,
+    preset: Annotated[
+        str, typer.Option(help="How films for rebuilding are taken: ideal, clinic, bad day.")
+    ] = "ideal",
     seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,15 +50,24 @@ def study(
     from osteoprint.fingerprint.encoder import check_backbone
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
+    from osteoprint.study.rebuilding import METHODS
     from osteoprint.study.report import write_report
     from osteoprint.study.whole_way import run_study
+    from osteoprint.xray import presets
 
     training = TrainingSettings(
         loss=loss, backbone=backbone, minutes=minutes, steps=step_count, seed=seed
     )
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
-    settings = StudySettings(unseen=names, training=training, seed=seed)
     check_backbone(backbone)
+    try:
+        presets.preset(preset)
+    except ValueError as error:
+        raise InputError("--preset", str(error), "name one of them") from None
+    methods = METHODS if what == "reconstruction" else ()
+    settings = StudySettings(
+        unseen=names, training=training, seed=seed, methods=methods, preset=preset
+    )
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out now
@@ -130,6 +146,7 @@ def _headline(result: Any) -> dict[str, Any]:
         "probes": result.recognition.probes,
         "equal_error_rate": result.recognition.equal_error_rate,
         **{k: round(v, 4) for k, v in result.nearest.summary().items()},
+        "rebuilt": None if result.rebuilt is None else result.rebuilt.to_json()["methods"],
     }
 
 
@@ -139,5 +156,10 @@ def _lines(values: dict[str, Any]) -> list[str]:
         f"nearest known shape of unseen bones: {values['rms_mm']:.2f} mm RMS; same length "
         f"{values['same_length_rms_mm']:.2f}, best there is {values['best_rms_mm']:.2f}, "
         f"mean shape {values['mean_shape_rms_mm']:.2f}",
+        *(
+            f"{m['method']} from two films: {m['rms_mm']:.2f} mm RMS, worst bone "
+            f"{m['worst_rms_mm']:.2f}"
+            for m in values["rebuilt"] or ()
+        ),
         f"report: {values['report']}",
     ]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.ndimage import map_coordinates
 
-from osteoprint.ct.volume import Volume
+from osteoprint.ct.volume import AIR_HU, Volume
 from osteoprint.errors import InputError, ModelError
 from osteoprint.frames import Side, apply
 from osteoprint.shape.placing import vertex_normals
@@ -230,7 +230,9 @@ def _layers(scan: Volume, at: Floats, faces: Ints, depths: Floats, length: float
     profile = []
     for depth in np.append(deep, -_CLEAR * length):
         index = apply(scan.world_to_voxel, at + depth * inward)
-        seen = map_coordinates(scan.volume_hu, index.T, output=np.float64, order=1, mode="nearest")
+        seen = map_coordinates(
+            scan.volume_hu, index.T, output=np.float64, order=1, mode="constant", cval=AIR_HU
+        )
         profile.append(np.interp(seen, hu, table))
     rows, around = np.array(profile[:-1]), float(np.median(profile[-1]))
     edges = [*depths, np.inf]

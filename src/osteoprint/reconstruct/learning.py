@@ -17,15 +17,15 @@ from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError, ModelError
 from osteoprint.frames import Side
 from osteoprint.reconstruct.bone_model import FORMAT, VERSION, BoneModel
-from osteoprint.shape.correspondence import Correspondence, register
+from osteoprint.shape.correspondence import Correspondence
 from osteoprint.shape.group import correspond
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, float, float], None]
 
 FOLDER = "shapes"
-# So many bones make the template and the modes it starts from; the others are registered to it.
-_GROUP = 24
+# So many bones make the template, to which all are registered.
+BASIS = 12
 # Scans that say how dense bone is beneath its surface.
 _SCANS = 6
 # Fewer bones make no model.
@@ -101,35 +101,24 @@ def learn(
     """
     side = model_side(records)
     ordered = _one_of_each_first(records)
-    head, tail = ordered[:_GROUP], ordered[_GROUP:]
-    step, total = "Learning shapes", 3 * len(head) + len(tail) + 1
-    surfaces = {r.id: bank.surface(r) for r in ordered}
+    step = "Learning shapes"
     group = correspond(
-        [surfaces[r.id] for r in head],
-        mirrored=[_mirrored(r, side) for r in head],
-        sources=[r.name for r in head],
-        bone=head[0].bone, side=side, workers=workers,
-        progress=lambda done, _: progress(step, done, total),
+        [bank.surface(r) for r in ordered],
+        mirrored=[_mirrored(r, side) for r in ordered],
+        sources=[r.name for r in ordered],
+        bone=ordered[0].bone, side=side, basis=BASIS, workers=workers,
+        progress=lambda done, total: progress(step, done, total + 1),
     )  # fmt: skip
-    members = list(group.members)
-    for index, record in enumerate(tail):
-        members.append(
-            register(
-                group.template, surfaces[record.id],
-                mirrored=_mirrored(record, side), source=record.name,
-            )
-        )  # fmt: skip
-        progress(step, 3 * len(head) + index + 1, total)
-    good = [(r, m) for r, m in zip(ordered, members, strict=True) if m.ok]
+    good = [(r, m) for r, m in zip(ordered, group.members, strict=True) if m.ok]
     if len({r.individual for r, _ in good}) < LEAST_BONES:
         raise BankError(bank.folder, "holds too few bones that are alike", "ingest more")
     model = BoneModel.build(
         np.stack([m.on_template_side for _, m in good]),
         group.template.faces,
         _scans(bank, good),
-        bone=head[0].bone, side=side, people=[r.individual for r, _ in good],
+        bone=ordered[0].bone, side=side, people=[r.individual for r, _ in good],
     )  # fmt: skip
-    progress(step, total, total)
+    progress(step, 1, 1)
     return model
 
 

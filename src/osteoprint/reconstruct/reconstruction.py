@@ -39,7 +39,7 @@ class Reconstruction:
     method : how it was found.
     surface : closed, mm, in the bone's anatomical frame, of the films' side of the body.
     state : shape and placings that were fitted, in the model's frame and of the model's side.
-    vertices : (n, 3) the surface there.
+    vertices, faces : (n, 3) and (m, 3), the surface there.
     shots : the films as they were fitted.
     deviation_mm : (n,) standard deviation along the normal; None where a method has none.
     expected_rms_mm : surface RMS to be expected; None likewise.
@@ -51,6 +51,7 @@ class Reconstruction:
     surface: trimesh.Trimesh
     state: State
     vertices: Floats
+    faces: NDArray[np.int64]
     shots: tuple[Shot, ...]
     deviation_mm: Floats | None
     expected_rms_mm: float | None
@@ -98,8 +99,8 @@ def reconstruct(
     notes += _doubts(shots, names, likeness, expected)
     surface = finished(vertices, model, flipped=flipped)
     return Reconstruction(
-        method, surface, found.state, vertices, tuple(shots), deviation, expected,
-        likeness, tuple(notes),
+        method, surface, found.state, vertices, model.shape.faces, tuple(shots), deviation,
+        expected, likeness, tuple(notes),
     )  # fmt: skip
 
 

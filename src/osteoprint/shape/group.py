@@ -60,6 +60,7 @@ def correspond(
     side: Side | None = None,
     vertices: int = VERTICES,
     seed: int = 0,
+    basis: int | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Group:
@@ -74,6 +75,7 @@ def correspond(
     side : the side of those that are not mirrored.
     vertices : how many the template has.
     seed : of its meshing.
+    basis : the template is made of so many of them, the first; None: of all.
     workers : processes that register bones side by side; one: in this process.
     progress : called with (registrations done, of how many).
 
@@ -89,15 +91,15 @@ def correspond(
     names = [f"bone {k}" for k in range(len(surfaces))] if sources is None else list(sources)
     if len(surfaces) < 2 or not len(surfaces) == len(flags) == len(names):
         raise InputError("bones", "are not a group", "give two or more, and a flag for each")
-    first = _most_average(surfaces, flags)
+    few = slice(0, max(basis or len(surfaces), 2))
+    first = _most_average(surfaces[few], flags[few])
     template = Template.from_surface(
         surfaces[first], bone=bone, side=side, count=vertices, seed=seed
     )
-    rounds = 3
-    report = _Report(progress, rounds * len(surfaces))
+    report = _Report(progress, 2 * len(surfaces[few]) + len(surfaces))
     with _pool(workers) as pool:
         for refined in (False, True):
-            group = _registered(template, surfaces, flags, names, pool, report)
+            group = _registered(template, surfaces[few], flags[few], names[few], pool, report)
             if len([m for m in group.members if m.ok]) < 2:
                 raise InputError("bones", "could not be registered", "look at their reasons")
             count = None if refined else vertices

@@ -50,7 +50,11 @@ def run_demo(
             steps=100 if quick else 300, poses_per_variant=6 if quick else 8, seed=seed
         )
         settings = StudySettings(
-            unseen=tuple(names[-unseen:]), training=training, probes=8, seed=seed
+            unseen=tuple(names[-unseen:]),
+            training=training,
+            probes=8,
+            seed=seed,
+            methods=("refined", "statistical"),
         )
         bones = load_bones(bank, progress)
         result = run_study(bones, settings, progress)

@@ -26,6 +26,7 @@ from osteoprint.fingerprint.samples import (
 )
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
+from osteoprint.reconstruct.reconstruction import Method
 from osteoprint.shape.resemblance import Resemblance
 from osteoprint.xray.standard import StandardFrame
 
@@ -52,12 +53,16 @@ class StudySettings:
         of the individuals in the order of their names.
     training : the network and its training.
     probes : how many AP + ML pairs of every bone are asked for.
+    methods : by which the unseen bones' surfaces are rebuilt from films, if any.
+    preset : how those films are taken, see :mod:`osteoprint.xray.presets`.
     seed : poses and everything else that is drawn.
     """
 
     unseen: tuple[str, ...] = ()
     training: TrainingSettings = field(default_factory=TrainingSettings)
     probes: int = 16
+    methods: tuple[Method, ...] = ()
+    preset: str = "ideal"
     seed: int = 0
 
 

@@ -9,26 +9,27 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from skimage.measure import find_contours
 
-from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.output import write_whole
 from osteoprint.reconstruct.reconstruction import Reconstruction
 from osteoprint.reconstruct.shadow import Projection, line_integrals
 from osteoprint.reconstruct.shot import Shot, Target
+from osteoprint.study.figures import data_uri
 
 # Pixels of the picture, as a part of the bone's length.
-_PIXEL = 0.0016
+_PIXEL, _SMALL = 0.0016, 0.0026
 
 
-def draw_overlay(model: BoneModel, found: Reconstruction, names: Sequence[str], path: Path) -> None:
+def draw_overlay(found: Reconstruction, names: Sequence[str], path: Path) -> None:
     """Write a PNG: each film, upright, once plain and once with the surface's outline."""
     count = len(found.shots)
     figure = Figure(figsize=(3.1 * 2 * count, 7.5), dpi=110, facecolor="white")
     for index, (shot, name) in enumerate(zip(found.shots, names, strict=True)):
-        pixel_mm = _PIXEL * model.length_mm
-        image = shot.upright(pixel_mm, model.length_mm)[1]
-        lines = outlines(model, found, shot, index)
+        length = float(np.ptp(found.vertices[:, 0]))
+        image = shot.upright(_PIXEL * length, length)[1]
+        lines = outlines(found, shot, index)
         low, high = np.percentile(image, [1, 99.7])
         for side in range(2):
             axes = figure.add_subplot(1, 2 * count, 2 * index + side + 1)
@@ -47,20 +48,42 @@ def draw_overlay(model: BoneModel, found: Reconstruction, names: Sequence[str], 
     write_whole(path, buffer.getvalue())
 
 
-def outlines(
-    model: BoneModel, found: Reconstruction, shot: Shot, index: int
-) -> list[NDArray[np.float64]]:
+def outlined_films(found: Reconstruction) -> str:
+    """Data URI of the films beside each other, upright, with the surface's outline."""
+    pictures = []
+    high = max(_picture(found, index).shape[0] for index in range(len(found.shots)))
+    for index in range(len(found.shots)):
+        picture = _picture(found, index)
+        pad = high - len(picture)
+        pictures.append(np.pad(picture, ((pad // 2, pad - pad // 2), (0, 0), (0, 0))))
+    return data_uri(Image.fromarray(np.concatenate(pictures, axis=1)))
+
+
+def _picture(found: Reconstruction, index: int) -> NDArray[np.uint8]:
+    """(rows, columns, 3): one film with the outline drawn into it."""
+    shot, length = found.shots[index], float(np.ptp(found.vertices[:, 0]))
+    pixel_mm = _SMALL * length
+    image = shot.upright(pixel_mm, length)[1]
+    low, top = np.percentile(image, [1, 99.7])
+    grey = np.clip((image - low) / max(float(top - low), 1e-6), 0.0, 1.0)
+    cover = shadow(found, shot.target(pixel_mm, length), shot, index)
+    edge = np.clip(2.0 * np.hypot(*np.gradient(cover)), 0.0, 1.0)[..., None]
+    colour = np.array([255.0, 176.0, 0.0])
+    drawn = 235 * grey[..., None] * (1 - edge) + colour * edge
+    return np.asarray(np.round(drawn), np.uint8)
+
+
+def outlines(found: Reconstruction, shot: Shot, index: int) -> list[NDArray[np.float64]]:
     """(k, 2) lines (row, column) around the surface's shadow, in the pixels of the overlay."""
-    target = shot.target(_PIXEL * model.length_mm, model.length_mm)
+    length = float(np.ptp(found.vertices[:, 0]))
+    target = shot.target(_PIXEL * length, length)
     found_lines = find_contours(  # type: ignore[no-untyped-call]
-        shadow(model, found, target, shot, index), 0.5
+        shadow(found, target, shot, index), 0.5
     )
     return list(found_lines)
 
 
-def shadow(
-    model: BoneModel, found: Reconstruction, target: Target, shot: Shot, index: int
-) -> NDArray[np.float64]:
+def shadow(found: Reconstruction, target: Target, shot: Shot, index: int) -> NDArray[np.float64]:
     """(rows, columns): which part of each pixel the surface covers."""
     placing = found.state.placings[0 if shot.rig is not None else index]
     rotation, shift = placing.total
@@ -73,6 +96,6 @@ def shadow(
         ((projection.middle[0] + 0.5) * fine - 0.5, (projection.middle[1] + 0.5) * fine - 0.5),
         (rows * fine, columns * fine),
     )  # fmt: skip
-    through = line_integrals(points, model.shape.faces, np.ones(len(points)), still)
+    through = line_integrals(points, found.faces, np.ones(len(points)), still)
     covered = (through > 1e-3).reshape(rows, fine, columns, fine)
     return np.asarray(covered.mean(axis=(1, 3)))

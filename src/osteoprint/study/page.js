@@ -267,12 +267,17 @@ function startStage(stage, brush, solid, colours, wait) {
   const card = stage.closest(".shape");
   const signs = stage.querySelector(".signs");
   const rest = { yaw: -0.5, pitch: 0.1, zoom: 1, x: 0, y: 0 };
-  let pose = { ...rest }, mode = "beside", bodies = null, asked = false;
+  let pose = { ...rest }, mode = "beside", paint = "far", bodies = null, asked = false;
   function draw() {
     asked = false;
     if (gl.isContextLost()) return;
     fit(canvas);
-    bodies ??= { truth: upload(gl, solid.truth, colours), match: upload(gl, solid.match, colours) };
+    bodies ??= {
+      truth: upload(gl, solid.truth, colours),
+      far: upload(gl, solid.match, colours),
+      sure: solid.match.sure ? upload(gl, { ...solid.match, far: solid.match.sure }, colours) : null,
+    };
+    const match = (paint === "sure" && bodies.sure) || bodies.far;
     const { width, height } = canvas;
     if (brush.canvas.width !== width || brush.canvas.height !== height) Object.assign(brush.canvas, { width, height });
     gl.clearColor(0, 0, 0, 0);
@@ -289,7 +294,7 @@ function startStage(stage, brush, solid, colours, wait) {
     view(0);
     if (split || mode === "truth") drawBody(brush, bodies.truth, 1);
     view(width - part);
-    if (mode !== "truth") drawBody(brush, bodies.match, 1);
+    if (mode !== "truth") drawBody(brush, match, 1);
     if (split || mode === "both") drawGhost(brush, bodies.truth);
     signs.hidden = !split;
     context.clearRect(0, 0, width, height);
@@ -346,7 +351,10 @@ function startStage(stage, brush, solid, colours, wait) {
     else return;
     e.preventDefault();
   });
-  card.querySelectorAll("fieldset input").forEach((i) => i.addEventListener("change", () => { mode = i.value; redraw(); }));
+  card.querySelectorAll("fieldset input").forEach((i) => i.addEventListener("change", () => {
+    if (i.name.startsWith("paint-")) paint = i.value; else mode = i.value;
+    redraw();
+  }));
   new ResizeObserver(() => { if (bodies) redraw(); }).observe(canvas);
   dark.addEventListener("change", redraw);
   canvas.hidden = false;

@@ -6,6 +6,7 @@ from html import escape
 from importlib.resources import files
 
 from osteoprint.study.markup import Figures, Json, script_json
+from osteoprint.study.rebuilt_section import rebuilt
 from osteoprint.study.sections import bones, how, identity, opening, shape, tables, the_map
 
 # The page may run its own scripts and show its own pictures; it may load nothing.
@@ -34,6 +35,7 @@ def page(values: Json, pictures: Json) -> str:
         identity(figure, pictures),
         the_map(figure),
         shape(figure, pictures),
+        rebuilt(figure, pictures),
         tables(figure),
         bones(figure, pictures),
         how(figure),

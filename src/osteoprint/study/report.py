@@ -34,7 +34,7 @@ from osteoprint.study.figures import (
 )
 from osteoprint.study.identification import distances
 from osteoprint.study.page import page
-from osteoprint.study.solids import solids
+from osteoprint.study.solids import rebuilt_solids, solids
 from osteoprint.study.whole_way import StudyResult
 
 # What the paper reports for 29 cat femora, 24 known and 5 unseen; other bones, other scans.
@@ -114,6 +114,7 @@ def facts(result: StudyResult, title: str) -> dict[str, Any]:
             "summary": summary,
             "recognition": recognition,
             "reconstruction": result.nearest.to_json(),
+            "rebuilt": None if result.rebuilt is None else result.rebuilt.to_json(),
             "bones": _bones(result),
             "paper": PAPER,
             "settings": asdict(result.settings),
@@ -299,12 +300,15 @@ def _pictures(result: StudyResult, values: dict[str, Any], progress: Progress) -
     }
     progress(step, 4, total)
     bodies = solids(result)
+    again = rebuilt_solids(result.rebuilt, [bone.surface for bone in unseen])
+    bodies["bones"] += again.pop("bones")
     progress(step, 5, total)
     return {
         "probes": probes,
         "films": films,
         "portraits": everybody,
         "stills": bodies.pop("stills"),
+        "rebuilt": again,
         "top_mm": bodies["top_mm"],
         "colours": bodies["colours"],
         "data": {"map": chart, "solids": bodies},

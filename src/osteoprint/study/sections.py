@@ -21,6 +21,7 @@ _ANSWERS = (
 def opening(figure: Figures, pictures: dict[str, Any]) -> str:
     """Title, what was done, and the few figures that matter."""
     blind = (figure.at("summary/known") - 1) / 2
+    again = '<a href="#rebuilt">Rebuilt</a>' if figure.at("rebuilt") else ""
     return f"""<header>
 <p class="eyebrow">{escape(figure.at("title"))}</p>
 <h1>From two X-rays of a bone: whose it is, and what shape it has</h1>
@@ -48,7 +49,7 @@ were never enrolled</small></div>
 </div>
 <p>{verdict(figure)}</p>
 <nav aria-label="Sections"><a href="#identity">Whose bone</a><a href="#fingerprints">Map</a>
-<a href="#shape">What shape</a><a href="#tables">Compared</a><a href="#bones">The bones</a>
+<a href="#shape">What shape</a>{again}<a href="#tables">Compared</a><a href="#bones">The bones</a>
 <a href="#how">How it was made</a></nav>
 </header>
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import igl
@@ -12,9 +13,12 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from osteoprint.shape.surface_index import SurfaceIndex
 from osteoprint.study.figures import data_uri, distance_colours
+from osteoprint.study.overlay import outlined_films
+from osteoprint.study.rebuilding import RebuildStudy
 from osteoprint.study.whole_way import StudyResult
 
 # All surfaces of a page share this many triangles, so that a page stays a few megabytes.
@@ -53,6 +57,42 @@ def solids(result: StudyResult) -> dict[str, Any]:
         bones.append({"truth": pack(truth, centre, size), "match": packed})
         stills.append(still(match, level))
     return {"top_mm": top, "colours": distance_colours(), "bones": bones, "stills": stills}
+
+
+def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]) -> dict[str, Any]:
+    """The unseen bones' true surfaces and those rebuilt from films, packed, at one colour scale.
+
+    As :func:`solids`; each match has ``sure`` besides, its points' standard deviations, and
+    ``films`` are its films with its outline, as data URIs. Empty without a study.
+    """
+    if study is None:
+        return {"bones": [], "stills": [], "films": [], "top_mm": 1.0, "sure_mm": 1.0}
+    shown = [found[study.methods[0]] for found in study.rebuilt]
+    budget = int(np.clip(_ALL_TRIANGLES / (2 * len(shown)), _LEAST_TRIANGLES, _MOST_TRIANGLES))
+    bodies = []
+    for rebuilt, whole in zip(shown, truths, strict=True):
+        truth, match = thinned(whole, budget), thinned(rebuilt.surface, budget)
+        far = SurfaceIndex.build(whole).nearest(match.vertices)[0]
+        sure = rebuilt.found.deviation_mm
+        if sure is not None:
+            sure = sure[cKDTree(rebuilt.surface.vertices).query(match.vertices)[1]]
+        bodies.append((truth, match, far, sure))
+    top = nice_top(max(float(np.percentile(far, 98)) for _, _, far, _ in bodies))
+    spreads = [float(np.percentile(sure, 98)) for *_, sure in bodies if sure is not None]
+    most = nice_top(max(spreads)) if spreads else 1.0
+    bones, stills = [], []
+    for truth, match, far, sure in bodies:
+        centre = truth.bounds.mean(axis=0)
+        size = float(np.abs(truth.vertices - centre).max()) * 1.15
+        packed = pack(match, centre, size)
+        level = np.clip(far / top, 0.0, 1.0)
+        packed["far"] = _base64(np.round(255 * level).astype(np.uint8))
+        if sure is not None:
+            packed["sure"] = _base64(np.round(255 * np.clip(sure / most, 0, 1)).astype(np.uint8))
+        bones.append({"truth": pack(truth, centre, size), "match": packed})
+        stills.append(still(match, level))
+    films = [outlined_films(rebuilt.found) for rebuilt in shown]
+    return {"bones": bones, "stills": stills, "films": films, "top_mm": top, "sure_mm": most}
 
 
 def nice_top(value_mm: float) -> float:

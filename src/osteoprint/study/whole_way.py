@@ -23,6 +23,7 @@ from osteoprint.study.experiment import (
     take_films,
 )
 from osteoprint.study.identification import Recognition, Views, distances, recognise
+from osteoprint.study.rebuilding import RebuildStudy, rebuild_study
 from osteoprint.study.reconstruction import NearestStudy, compare, nearest_study
 
 
@@ -56,6 +57,7 @@ class StudyResult:
     recognition : whose bone the probes are.
     nearest : the nearest known shapes of the unseen bones.
     alignments : one per unseen bone, to be looked at.
+    rebuilt : the unseen bones' surfaces from their films; None where that was not asked for.
     seconds : time by step, in the order of the steps.
     """
 
@@ -67,6 +69,7 @@ class StudyResult:
     recognition: Recognition
     nearest: NearestStudy
     alignments: list[Alignment]
+    rebuilt: RebuildStudy | None
     seconds: dict[str, float]
 
     @property
@@ -136,6 +139,16 @@ def run_study(
     nearest = nearest_study(experiment, views, films.fingerprints, watch)
     alignments = align_favourites(experiment, views, films.fingerprints)
     watch.book("Measuring against the truth")
+    rebuilt = None
+    if settings.methods:
+        rebuilt = rebuild_study(
+            known,
+            experiment.unseen,
+            settings.methods,
+            preset=settings.preset,
+            seed=settings.seed,
+            progress=watch,
+        )
     return StudyResult(
         settings=settings,
         experiment=experiment,
@@ -145,6 +158,7 @@ def run_study(
         recognition=recognition,
         nearest=nearest,
         alignments=alignments,
+        rebuilt=rebuilt,
         seconds=watch.seconds,
     )
 
