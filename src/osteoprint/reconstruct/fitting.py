@@ -297,8 +297,10 @@ def _layers(model: BoneModel, sight: Sight, state: State) -> Floats:
 def _motion(model: BoneModel, sight: Sight, state: State, basis: Image) -> Image:
     """(n, 3, q + 6) mm: how the vertices move before a film with each parameter."""
     to_camera = sight.target.projection.rotation
-    rotation = state.placings[sight.placing].total[0]
+    rotation, shift = state.placings[sight.placing].total
     turned = state.vertices(model) @ rotation.T
+    rays = sight.target.projection.to_camera(turned + shift)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     count = basis.shape[2]
     motion = np.empty((len(turned), 3, count + 6), np.float32)
     motion[:, :, :count] = np.einsum(
@@ -307,6 +309,10 @@ def _motion(model: BoneModel, sight: Sight, state: State, basis: Image) -> Image
     for k in range(3):
         motion[:, :, count + k] = np.cross(np.eye(3)[k], turned) @ to_camera.T
         motion[:, :, count + 3 + k] = to_camera[:, k]
+    # A rigid body that moves along the rays casts the same shadow: its front and back cancel,
+    # and are left out, since the sum over triangles would leave a rest of both.
+    along = np.einsum("nx,nxq->nq", rays, motion[:, :, count:])
+    motion[:, :, count:] -= rays[:, :, None].astype(np.float32) * along[:, None, :]
     return motion
 
 
