@@ -29,13 +29,14 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="The surface: .ply, .stl, .glb or .dcm.")],
     ml: Annotated[Path | None, typer.Argument(help="The ML film, if there is one.")] = None,
     method: Annotated[
-        MethodName,
+        MethodName | None,
         typer.Option(
-            help="refined: the shape model and what lies beyond it; statistical: the model alone; "
+            help="By default refined, or nearest where the bank holds too few bones for it. "
+            "refined: the shape model and what lies beyond it; statistical: the model alone; "
             "nearest: the bank's closest bone; laplacian, ffd, tps, contour: a template bent "
             "onto outlines, as in the literature."
         ),
-    ] = "refined",
+    ] = None,
     bone: Annotated[
         str | None, typer.Option(help="Which bone, where the bank holds several kinds.")
     ] = None,
@@ -55,6 +56,9 @@ def reconstruct(
         raise InputError(out, "is no surface format", f"end it in {', '.join(SURFACE_FORMATS)}")
     if overlay is not None and overlay.suffix.lower() != ".png":
         raise InputError(overlay, "is no picture", "end it in .png")
+    few = None
+    if method is None:
+        method, few = _usual(bank, bone, ml)
     if method == "nearest":
         if ml is None:
             raise InputError(ap, "is one film, nearest needs two", "give AP and ML")
@@ -62,16 +66,32 @@ def reconstruct(
             raise InputError(
                 overlay, "cannot be drawn: nearest has no pose", "use --method refined"
             )
-        values, lines = _nearest(ap, ml, bank, out, marker_mm)
+        values, lines = _nearest(ap, ml, bank, out, marker_mm, few)
     else:
         values, lines = _fitted(ap, ml, bank, out, method, bone, overlay, marker_mm)
     answer(values, lines, as_json=as_json)
 
 
+def _usual(bank: str, bone: str | None, ml: Path | None) -> tuple[MethodName, str | None]:
+    """Refined, or nearest and why: a shape cannot be learnt from a few bones."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.reconstruct.learning import LEAST_BONES
+
+    with Bank.open(bank) as opened:
+        people = {r.individual for r in opened.bones() if bone in (None, r.bone)}
+    # No bone at all, or no second film, is for the method to refuse.
+    if len(people) >= LEAST_BONES or not people or ml is None:
+        return "refined", None
+    return "nearest", (
+        f"the bank holds bones of {len(people)} individuals, from which no shape is learnt: this "
+        f"is its closest bone (with {LEAST_BONES} or more, the films' own shape is rebuilt)"
+    )
+
+
 def _nearest(
-    ap: Path, ml: Path, bank: str, out: Path, marker_mm: float | None
+    ap: Path, ml: Path, bank: str, out: Path, marker_mm: float | None, few: str | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The bank's closest bone."""
+    """The bank's closest bone; `few` says why it is not rebuilt instead."""
     from osteoprint.bank.store import Bank
     from osteoprint.reconstruct.nearest import Lookup, nearest_surface
     from osteoprint.reconstruct.output import write_surface
@@ -85,7 +105,7 @@ def _nearest(
         surface = nearest_surface(opened, record)
         uncertainty = lookup.nearest_error_mm()
         evidence = lookup.calibration()
-    warnings = list(query.warnings)
+    warnings = [*query.warnings, *([few] if few else [])]
     if match.distance > evidence.threshold:
         warnings.append(
             f"no bone of the bank matches; this is the shape of the most similar, {record.name}"

@@ -37,7 +37,7 @@ films: where the bone lies is found on them, the shapes of the known bones say w
 and what those do not know is taken from the films. Nothing is clicked. The films (“{
         escape(study["preset"])
     }”) lie up to 5° off their views about every axis, which no method is told.</p>
-<p class="note soft">The grey line on the films is the rebuilt surface’s outline. On the surface,
+<p class="note soft">The yellow line on the films is the rebuilt surface’s outline. On the surface,
 colour says how far each spot is from the truth, or how unsure the program is of it: the standard
 deviation that it gives without knowing the truth.</p>
 {cards}{_table(figure)}</section>
@@ -60,8 +60,8 @@ def _card(figure: Figures, index: int, pictures: dict[str, Any]) -> str:
     )
     views = [("beside", "Side by side"), ("both", "Overlaid"), ("match", "Rebuilt")]
     views += [("truth", "Truth")]
-    paint = [("far", f"off by, to {again['top_mm']:g} mm")]
-    paint += [("sure", f"how unsure, to {again['sure_mm']:g} mm")] if sure else []
+    paint = [("far", "off by")]
+    paint += [("sure", "how unsure")] if sure else []
     doubts = "".join(f"<li>{escape(w)}</li>" for w in bone["methods"][method]["warnings"])
     return f"""<article class="card shape"><div class="films">
 <h3>{label(bone["name"])} <span class="soft">from two films, {escape(method)}</span></h3>
@@ -76,7 +76,7 @@ turn it"></canvas><div class="signs" hidden><span>the true bone</span><span>rebu
 <div class="under"><span hidden class="under">{choice("Show", f"again-{index}", views)}
 {choice("Colour", f"paint-{index}", paint)}</span>
 <div class="scale"><i style="background:{gradient(pictures["colours"])}"></i>
-<span><b>0</b><b>{again["top_mm"]:g} or {again["sure_mm"]:g} mm and more</b></span></div>
+<span><b>0</b><b>{again["top_mm"]:g} mm or more</b></span></div>
 </div></div></article>
 """
 

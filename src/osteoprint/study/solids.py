@@ -66,7 +66,7 @@ def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]
     ``films`` are its films with its outline, as data URIs. Empty without a study.
     """
     if study is None:
-        return {"bones": [], "stills": [], "films": [], "top_mm": 1.0, "sure_mm": 1.0}
+        return {"bones": [], "stills": [], "films": [], "top_mm": 1.0}
     shown = [found[study.methods[0]] for found in study.rebuilt]
     budget = int(np.clip(_ALL_TRIANGLES / (2 * len(shown)), _LEAST_TRIANGLES, _MOST_TRIANGLES))
     bodies = []
@@ -78,8 +78,6 @@ def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]
             sure = sure[cKDTree(rebuilt.surface.vertices).query(match.vertices)[1]]
         bodies.append((truth, match, far, sure))
     top = nice_top(max(float(np.percentile(far, 98)) for _, _, far, _ in bodies))
-    spreads = [float(np.percentile(sure, 98)) for *_, sure in bodies if sure is not None]
-    most = nice_top(max(spreads)) if spreads else 1.0
     bones, stills = [], []
     for truth, match, far, sure in bodies:
         centre = truth.bounds.mean(axis=0)
@@ -88,11 +86,11 @@ def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]
         level = np.clip(far / top, 0.0, 1.0)
         packed["far"] = _base64(np.round(255 * level).astype(np.uint8))
         if sure is not None:
-            packed["sure"] = _base64(np.round(255 * np.clip(sure / most, 0, 1)).astype(np.uint8))
+            packed["sure"] = _base64(np.round(255 * np.clip(sure / top, 0, 1)).astype(np.uint8))
         bones.append({"truth": pack(truth, centre, size), "match": packed})
         stills.append(still(match, level))
     films = [outlined_films(rebuilt.found) for rebuilt in shown]
-    return {"bones": bones, "stills": stills, "films": films, "top_mm": top, "sure_mm": most}
+    return {"bones": bones, "stills": stills, "films": films, "top_mm": top}
 
 
 def nice_top(value_mm: float) -> float:

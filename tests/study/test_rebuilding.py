@@ -1,0 +1,86 @@
+"""Unseen bones rebuilt from films, and the section of the report on them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import trimesh
+
+from osteoprint.bank.records import BoneRecord
+from osteoprint.ct.parametric import sample_bone as sample_parametric
+from osteoprint.ct.phantom import volume_from_surface
+from osteoprint.errors import BankError
+from osteoprint.fingerprint.samples import sample_bone
+from osteoprint.frames import Side, anatomical_frame, apply
+from osteoprint.study.experiment import StudyBone
+from osteoprint.study.markup import Figures
+from osteoprint.study.rebuilding import RebuildStudy, rebuild_study
+from osteoprint.study.rebuilt_section import rebuilt
+from osteoprint.study.report import plain
+from osteoprint.study.solids import rebuilt_solids
+from osteoprint.xray.standard import StandardFrame
+
+
+def make_bone(index: int) -> StudyBone:
+    """A cat's femur."""
+    surface, _ = sample_parametric(np.random.default_rng([9, index]), kind="femur", size="cat")
+    axes = anatomical_frame(surface.vertices, surface.faces, bone="femur", side=Side.RIGHT)
+    volume = volume_from_surface(
+        surface, voxel_mm=axes.length_mm / 250, bone_to_world=axes.bone_to_world
+    )
+    record = BoneRecord(
+        id=f"{index:012x}", name=f"cat & {index}", bone="femur", side=Side.RIGHT,
+        individual=f"{index}", length_mm=axes.length_mm, watertight=True, warnings=(), source="",
+        created="", surface_sha256="", volume_sha256=None, bone_to_world=axes.bone_to_world,
+    )  # fmt: skip
+    local = trimesh.Trimesh(
+        apply(axes.world_to_bone, np.array(surface.vertices)), surface.faces, process=False
+    )
+    sample = sample_bone(record.id, volume, axes, Side.RIGHT, StandardFrame.for_length(130, 800))
+    return StudyBone(record, local, sample)
+
+
+@pytest.fixture(scope="module")
+def bones() -> list[StudyBone]:
+    return [make_bone(k) for k in range(5)]
+
+
+@pytest.fixture(scope="module")
+def study(bones) -> RebuildStudy:
+    return rebuild_study(bones[:4], bones[4:], ("refined", "laplacian"), preset="ideal", seed=1)
+
+
+def test_every_method_is_measured(study):
+    (found,) = study.rebuilt
+    assert set(found) == {"refined", "laplacian"}
+    assert found["refined"].distance.rms_relative < 0.008
+    assert 0.0 <= found["refined"].held <= 1.0
+    assert found["laplacian"].held is None
+    said = json.loads(json.dumps(plain(study.to_json())))
+    assert [m["method"] for m in said["methods"]] == ["refined", "laplacian"]
+    assert said["methods"][0]["worst_rms_mm"] >= said["methods"][0]["rms_mm"]
+
+
+def test_the_page_shows_them(study, bones):
+    baselines = ("rms_mm", "best_rms_mm", "same_length_rms_mm", "mean_shape_rms_mm")
+    values = plain({"rebuilt": study.to_json(), "summary": dict.fromkeys(baselines, 1.0)})
+    solids = rebuilt_solids(study, [b.surface for b in bones[4:]])
+    assert {"far", "sure"} <= set(solids["bones"][0]["match"])
+    pictures = {"rebuilt": solids, "colours": [[0, 0, 0], [255, 255, 255]]}
+    html = rebuilt(Figures(values), pictures)
+    assert "cat &amp; 4" in html
+    assert "how unsure" in html
+    assert html.count("<article") == html.count("</article>") == 1
+    assert html.count("<div") == html.count("</div>")
+
+
+def test_without_it_the_page_has_no_such_section():
+    assert rebuilt(Figures({"rebuilt": None}), {}) == ""
+    assert rebuilt_solids(None, [])["bones"] == []
+
+
+def test_too_few_known_bones_are_refused(bones):
+    with pytest.raises(BankError, match="individuals"):
+        rebuild_study(bones[:3], bones[4:], ("refined",))
