@@ -32,7 +32,6 @@ import numpy as np
 import trimesh
 
 from osteoprint.errors import InputError
-from osteoprint.frames import apply
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.reconstruction import Reconstruction, reconstruct
 from osteoprint.shape.alignment import align_rigid
@@ -186,14 +185,6 @@ def simple_answers(
     ], table
 
 
-def by_shape(vertices: np.ndarray, shapes: np.ndarray) -> int:
-    """Which known bone's points lie nearest to a shape's, after alignment."""
-    from osteoprint.shape.alignment import kabsch
-
-    far = [np.sqrt(((apply(kabsch(s, vertices), s) - vertices) ** 2).sum(1).mean()) for s in shapes]
-    return int(np.argmin(far))
-
-
 def part_femora() -> list[Row]:
     """24 known, 5 unseen."""
     bones = real_femora("smir_right_femora")
@@ -209,7 +200,7 @@ def part_femora() -> list[Row]:
             pairs.append(pair)
             results.append(judged(model, both(pair), bone, METHODS))
             refined = reconstruct(model, both(pair), "refined")
-            chosen.append(by_shape(refined.vertices, shapes))
+            chosen.append(int(model.nearest_members(refined.vertices)[0][0]))
             say(preset, bone.name, {m: round(j.distance.rms_mm, 2) for m, j in results[-1].items()})
         rows += method_rows(preset, results, METHODS)
         picked = [t[c] for t, c in zip(table, chosen, strict=True)]

@@ -77,6 +77,20 @@ def test_two_films_give_a_surface(world, capsys, tmp_path):
         assert min(picture.size) > 400
 
 
+def test_the_nearest_bone_is_found_by_its_shape(world, capsys, tmp_path):
+    out = tmp_path / "bone.ply"
+    answer = ask(capsys, world, "--out", out, "--method", "nearest")
+    truth = read_surface(world / "truth.ply")
+    off = {}
+    with Bank.open(world / "bank") as bank:
+        for record in bank.bones():
+            surface = bank.surface(record)
+            surface.apply_transform(align_rigid(surface, truth))
+            off[record.id] = surface_distance(surface, truth).rms_mm
+    assert off[answer["nearest"]["id"]] < 1.1 * min(off.values())
+    assert answer["nearest"]["rms_mm"] == pytest.approx(off[answer["nearest"]["id"]], rel=0.35)
+
+
 def test_the_surface_lies_in_its_anatomical_frame(world, capsys, tmp_path):
     ask(capsys, world, "--out", tmp_path / "bone.stl", "--method", "statistical")
     surface = read_surface(tmp_path / "bone.stl")

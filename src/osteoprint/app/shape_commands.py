@@ -56,9 +56,8 @@ def reconstruct(
         raise InputError(out, "is no surface format", f"end it in {', '.join(SURFACE_FORMATS)}")
     if overlay is not None and overlay.suffix.lower() != ".png":
         raise InputError(overlay, "is no picture", "end it in .png")
-    few = None
-    if method is None:
-        method, few = _usual(bank, bone, ml)
+    usual, few = _usual(bank, bone, ml)
+    method = method or usual
     if method == "nearest":
         if ml is None:
             raise InputError(ap, "is one film, nearest needs two", "give AP and ML")
@@ -66,7 +65,11 @@ def reconstruct(
             raise InputError(
                 overlay, "cannot be drawn: nearest has no pose", "use --method refined"
             )
-        values, lines = _nearest(ap, ml, bank, out, marker_mm, few)
+        values, lines = (
+            _by_fingerprint(ap, ml, bank, out, marker_mm, few)
+            if few
+            else _by_shape(ap, ml, bank, out, bone, marker_mm)
+        )
     else:
         values, lines = _fitted(ap, ml, bank, out, method, bone, overlay, marker_mm)
     answer(values, lines, as_json=as_json)
@@ -88,10 +91,10 @@ def _usual(bank: str, bone: str | None, ml: Path | None) -> tuple[MethodName, st
     )
 
 
-def _nearest(
-    ap: Path, ml: Path, bank: str, out: Path, marker_mm: float | None, few: str | None
+def _by_fingerprint(
+    ap: Path, ml: Path, bank: str, out: Path, marker_mm: float | None, few: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """The bank's closest bone; `few` says why it is not rebuilt instead."""
+    """The bone whose fingerprint is nearest; `few` says why shapes are not asked."""
     from osteoprint.bank.store import Bank
     from osteoprint.reconstruct.nearest import Lookup, nearest_surface
     from osteoprint.reconstruct.output import write_surface
@@ -105,7 +108,7 @@ def _nearest(
         surface = nearest_surface(opened, record)
         uncertainty = lookup.nearest_error_mm()
         evidence = lookup.calibration()
-    warnings = [*query.warnings, *([few] if few else [])]
+    warnings = [*query.warnings, few]
     if match.distance > evidence.threshold:
         warnings.append(
             f"no bone of the bank matches; this is the shape of the most similar, {record.name}"
@@ -130,6 +133,45 @@ def _nearest(
             f"{uncertainty['median']:.2f} mm (RMS, median; 95 % by less than "
             f"{uncertainty['p95']:.2f} mm)"
         )
+    return values, lines
+
+
+def _by_shape(
+    ap: Path, ml: Path, bank: str, out: Path, bone: str | None, marker_mm: float | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The bone whose surface is nearest to the one that the films show."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.reconstruct.learning import bank_model
+    from osteoprint.reconstruct.nearest import nearest_by_shape
+    from osteoprint.reconstruct.output import write_surface
+    from osteoprint.reconstruct.reconstruction import reconstruct as from_films
+    from osteoprint.study.workers import cores
+    from osteoprint.xray.film_pair import examine_pair
+
+    pair = examine_pair(ap, ml, marker_mm=marker_mm)
+    films = [pair.ap, pair.ml]
+    with steps() as progress, Bank.open(bank) as opened:
+        model = bank_model(opened, bone=bone, progress=progress, workers=cores())
+        started = time.monotonic()
+        found = from_films(model, films, "refined", sources=[ap.name, ml.name])
+        chosen = nearest_by_shape(opened, model, found)
+    write_surface(chosen.surface, out)
+    record = chosen.record
+    warnings = [*pair.warnings, *found.warnings, *chosen.warnings]
+    values: dict[str, Any] = {
+        "method": "nearest",
+        "surface": str(out),
+        "seconds": round(time.monotonic() - started, 3),
+        "watertight": bool(chosen.surface.is_watertight),
+        "scale_source": " and ".join(dict.fromkeys(f.radiograph.scale_source for f in films)),
+        "warnings": warnings,
+        "uncertainty_mm": {"median": round(chosen.median_mm, 3), "p95": round(chosen.p95_mm, 3)},
+        "nearest": {"id": record.id, "name": record.name, "rms_mm": round(chosen.rms_mm, 3)},
+    }
+    lines = [
+        f"{out}: the shape of {record.name}, {chosen.rms_mm:.2f} mm (RMS) from what the films show",
+        *(f"warning: {w}" for w in warnings),
+    ]
     return values, lines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from scipy.ndimage import map_coordinates
 from osteoprint.ct.volume import AIR_HU, Volume
 from osteoprint.errors import InputError, ModelError
 from osteoprint.frames import Side, apply
+from osteoprint.shape.alignment import kabsch
 from osteoprint.shape.placing import vertex_normals
 from osteoprint.shape.ssm import ShapeModel, smooth_basis
 from osteoprint.xray.materials import BODY
@@ -48,7 +49,7 @@ _WIDER = 1.5
 
 FORMAT, VERSION = "osteoprint bone model", 1
 _ARRAYS = ("mean", "faces", "modes", "deviations")
-_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm", "cover")
+_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm", "cover", "scores")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,8 @@ class BoneModel:
     depths_mm : (l,) how deep layers of bone begin beneath the surface; below 0: outside of it.
     steps_per_mm : (l, n) by how much attenuation rises there, at ENERGY_KEV, in air.
     cover : (l,) which part of each layer is bone.
+    scores : (s, k) coefficients, in SD, of the bones it was learnt from.
+    members : (s,) what they are called.
     """
 
     shape: ShapeModel
@@ -74,10 +77,28 @@ class BoneModel:
     depths_mm: Floats
     steps_per_mm: Floats
     cover: Floats
+    scores: Floats
+    members: tuple[str, ...]
 
     def steps_in(self, around_per_mm: float) -> Floats:
         """(l, n) by how much attenuation rises where the bone lies in tissue, 1/mm."""
         return self.steps_per_mm - around_per_mm * np.diff(self.cover, prepend=0.0)[:, None]
+
+    def nearest_members(self, vertices: Floats) -> list[tuple[str, float]]:
+        """The bones it was learnt from, nearest to (n, 3) vertices first, and how far, mm.
+
+        RMS between corresponding points, weighted by area, along the normal, after alignment.
+        """
+        weights = vertex_areas(self.shape.mean, self.shape.faces)
+        weights /= weights.sum()
+        normals = vertex_normals(vertices, self.shape.faces)
+        far = []
+        for name, score in zip(self.members, self.scores, strict=True):
+            shape = self.shape.instance(score)
+            gap = apply(kabsch(shape, vertices), shape) - vertices
+            along = np.einsum("nx,nx->n", gap, normals)
+            far.append((name, float(np.sqrt((weights * along**2).sum()))))
+        return sorted(far, key=lambda member: member[1])
 
     @property
     def length_mm(self) -> float:
@@ -105,6 +126,7 @@ class BoneModel:
         bone: str | None = None,
         side: Side | None = None,
         people: Sequence[str] | None = None,
+        members: Sequence[str] | None = None,
     ) -> BoneModel:
         """Learn a kind of bone.
 
@@ -117,6 +139,7 @@ class BoneModel:
         bone, side : what they are.
         people : whose each shape is, so that nobody's other side is known beforehand where a
             bone is left out; None: everybody's once.
+        members : what each bone is called; None: numbered.
 
         Raises InputError for fewer than three shapes, or no scan.
         """
@@ -137,14 +160,22 @@ class BoneModel:
         cover = np.ones(len(depths))
         cover[:_PARTLY] = np.clip(layers[:_PARTLY].mean(axis=1) / layers[_FULL].mean(), 0.0, 1.0)
         steps = np.diff(layers, axis=0, prepend=0.0)
+        scores = np.stack([model.coefficients(shape) for shape in shapes])
+        called = tuple(members) if members is not None else tuple(map(str, range(len(shapes))))
         return cls(
             model, functions, _WIDER * np.sqrt((shares**2).mean(axis=0)),
             np.sqrt((rest**2).mean(axis=0)), depths, steps, cover,
+            scores, called,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write as safetensors, whole or not at all."""
-        about = {"shapes": self.shape.shapes, "bone": self.shape.bone, "side": self.shape.side}
+        about = {
+            "shapes": self.shape.shapes,
+            "bone": self.shape.bone,
+            "side": self.shape.side,
+            "members": self.members,
+        }
         header = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(about)}
         arrays = {name: getattr(self.shape, name) for name in _ARRAYS}
         arrays |= {name: getattr(self, name) for name in _OWN}
@@ -164,6 +195,7 @@ class BoneModel:
                     raise ModelError(path, "is not a bone model of this version", "build it again")
                 arrays = {name: stored.get_tensor(name) for name in (*_ARRAYS, *_OWN)}
             about = json.loads(header["model"])
+            members = tuple(str(name) for name in about["members"])
             side = None if about["side"] is None else Side(about["side"])
             shape = ShapeModel(
                 **{name: arrays[name] for name in _ARRAYS},
@@ -171,7 +203,7 @@ class BoneModel:
             )  # fmt: skip
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(path, "is damaged", "build the bone model again") from error
-        model = cls(shape, **{name: arrays[name] for name in _OWN})
+        model = cls(shape, **{name: arrays[name] for name in _OWN}, members=members)
         model._refuse_inconsistent(path)
         return model
 
@@ -188,7 +220,8 @@ class BoneModel:
             and self.rest_mm.shape == (n,)
             and self.steps_per_mm.shape == (layers, n)
             and self.cover.shape == (layers,)
-            and all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)[1:])
+            and self.scores.shape == (len(self.members), k)
+            and all(np.isfinite(getattr(self, name)).all() for name in _OWN)
         )
         if not good:
             raise ModelError(path, "is damaged", "build the bone model again")

@@ -117,6 +117,7 @@ def learn(
         group.template.faces,
         _scans(bank, good),
         bone=ordered[0].bone, side=side, people=[r.individual for r, _ in good],
+        members=[r.id for r, _ in good],
     )  # fmt: skip
     progress(step, 1, 1)
     return model

@@ -1,4 +1,8 @@
-"""The bank's closest bone: films become a fingerprint, the fingerprint finds its neighbours."""
+"""The bank's closest bone: by the shape that the films show, or by their fingerprint.
+
+Shapes need a bone model, which needs bones of several individuals; fingerprints need a network.
+For bones that are not in the bank the films' own shape finds the nearest one more surely.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,10 @@ from osteoprint.errors import BankError, FilmError
 from osteoprint.fingerprint.encoder import Model, load_model
 from osteoprint.fingerprint.samples import pair_pictures
 from osteoprint.frames import apply, invert_rigid
+from osteoprint.reconstruct.bone_model import BoneModel
+from osteoprint.reconstruct.reconstruction import Reconstruction
+from osteoprint.shape.alignment import align_rigid
+from osteoprint.shape.surface_index import SurfaceIndex
 from osteoprint.xray.film_pair import examine_pair
 from osteoprint.xray.radiograph import Radiograph
 from osteoprint.xray.standard import place
@@ -147,3 +155,50 @@ def nearest_surface(bank: Bank, record: BoneRecord) -> trimesh.Trimesh:
         surface.faces,
         process=False,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class NearestShape:
+    """The known bone whose surface is nearest to the one that films show.
+
+    Attributes
+    ----------
+    record : the bone.
+    surface : mm, in its anatomical frame, of the films' side of the body.
+    rms_mm, median_mm, p95_mm : distances of its points from the films' surface.
+    warnings : what is doubtful, in words.
+    """
+
+    record: BoneRecord
+    surface: trimesh.Trimesh
+    rms_mm: float
+    median_mm: float
+    p95_mm: float
+    warnings: tuple[str, ...]
+
+
+def nearest_by_shape(bank: Bank, model: BoneModel, found: Reconstruction) -> NearestShape:
+    """Of the bones a model was learnt from, the one nearest to a reconstruction.
+
+    Bones of the films' side come first; where the bank has none, another is mirrored.
+
+    Raises BankError where the model's bones are no longer in the bank.
+    """
+    ranked = model.nearest_members(found.vertices)
+    records = {r.id: r for r in bank.bones()}
+    known = [(records[name], mm) for name, mm in ranked if name in records]
+    if not known:
+        raise BankError(bank.folder, "lost the bones its shapes were learnt from", "ingest again")
+    own = [(r, mm) for r, mm in known if found.side is None or r.side in (None, found.side)]
+    record, rms = (own or known)[0]
+    surface, warnings = nearest_surface(bank, record), []
+    if not own:
+        warnings.append(f"the bank holds no {found.side} bone: {record.name} is mirrored")
+        surface = trimesh.Trimesh(
+            surface.vertices * [1.0, -1.0, 1.0], surface.faces[:, ::-1], process=False
+        )
+    aligned = surface.copy()
+    aligned.apply_transform(align_rigid(surface, found.surface))
+    far = SurfaceIndex.build(aligned, record.name).nearest(found.surface.vertices)[0]
+    median, p95 = np.percentile(far, [50, 95])
+    return NearestShape(record, surface, rms, float(median), float(p95), tuple(warnings))

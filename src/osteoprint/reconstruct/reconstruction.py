@@ -38,6 +38,7 @@ class Reconstruction:
     ----------
     method : how it was found.
     surface : closed, mm, in the bone's anatomical frame, of the films' side of the body.
+    side : that side; None where neither films nor model say.
     state : shape and placings that were fitted, in the model's frame and of the model's side.
     vertices, faces : (n, 3) and (m, 3), the surface there.
     shots : the films as they were fitted.
@@ -49,6 +50,7 @@ class Reconstruction:
 
     method: str
     surface: trimesh.Trimesh
+    side: Side | None
     state: State
     vertices: Floats
     faces: NDArray[np.int64]
@@ -99,8 +101,8 @@ def reconstruct(
     notes += _doubts(shots, names, likeness, expected)
     surface = finished(vertices, model, flipped=flipped)
     return Reconstruction(
-        method, surface, found.state, vertices, model.shape.faces, tuple(shots), deviation,
-        expected, likeness, tuple(notes),
+        method, surface, side or model.shape.side, found.state, vertices, model.shape.faces,
+        tuple(shots), deviation, expected, likeness, tuple(notes),
     )  # fmt: skip
 
 

@@ -81,6 +81,11 @@ class Shot:
             principal = film.camera.principal_point
         exposed = film.field.inside.astype(np.float32)
         row_mm, column_mm = geometry.spacing_at_bone_mm
+        if film.camera is not None:
+            raise FilmError(
+                source, "is of a calibrated rig, whose films no method rebuilds yet",
+                "give films with pixel spacing and distances",
+            )  # fmt: skip
         if film.bone is not None:
             bone = film.bone
             turn, centre = bone.turn_deg, bone.centre

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 _TILT_DEG, _IN_PLANE_DEG = 3.5, 20.0
 _ACROSS_MM, _DEPTH_MM = 100.0, 1.0
 # Films whose lengths differ more show a bone that was tilted in the shorter one.
-_TILTED = 0.025
+_TILTED, _SEEN_TILT_DEG = 0.025, 6.0
 # Lengths tried for a bone that is cut off, in standard deviations of the first mode.
 _TRIED_SD = (-1.5, -0.5, 0.5, 1.5)
 
@@ -102,13 +102,13 @@ def _placed(model: BoneModel, shot: Shot, coefficient: float, tilt: float) -> Pl
         lower = down + shot.size_mm[0] / 2 - bottom
     else:
         lower = down - (top + bottom) / 2
-    side = right - across
+    # How far a bone was tilted is told by its length only roughly; which way, by nothing.
+    tilt_deg = _TILT_DEG if tilt == 0 else _SEEN_TILT_DEG
     deviation = np.array(
         [
-            *np.deg2rad([_TILT_DEG, _TILT_DEG, _IN_PLANE_DEG]),
+            *np.deg2rad([tilt_deg, _TILT_DEG, _IN_PLANE_DEG]),
             _ACROSS_MM, _ACROSS_MM, _DEPTH_MM,
         ]
     )  # fmt: skip
-    expected = _upright(shot, 0.0)
-    found = Placing.expected(expected, np.array([side, lower, shot.sod_mm]), deviation)
-    return found.stepped(np.array([tilt, 0, 0, 0, 0, 0])) if tilt else found
+    at = np.array([right - across, lower, shot.sod_mm])
+    return Placing.expected(_upright(shot, tilt), at, deviation)

@@ -14,6 +14,10 @@ from osteoprint.xray.materials import BODY
 # known bones lay closest on films of others that were taken in the manner of a clinic.
 _BEND = 1.6
 
+# So many of the fits go on from each level to the next: a bone tilted towards the tube or away
+# looks alike until its ends are seen sharply.
+_KEPT = (3, 2, 1)
+
 LEVELS = (
     Level(pixel=0.00926, modes=6, functions=0, steps=12, independent_px=12.0),
     Level(pixel=0.00463, modes=14, functions=0, steps=8, independent_px=12.0),
@@ -23,12 +27,11 @@ LEVELS = (
 
 def fit_modes(model: BoneModel, shots: Sequence[Shot]) -> Fit:
     """The model's modes and the poses that explain one or more films best."""
-    coarsest, *finer = LEVELS
-    best = min((fitted(model, shots, start, coarsest) for start in starts(model, shots)),
-               key=lambda found: found.cost)  # fmt: skip
-    for level in finer:
-        best = fitted(model, shots, best.state, level)
-    return best
+    states = starts(model, shots)
+    for level, kept in zip(LEVELS, _KEPT, strict=True):
+        found = sorted((fitted(model, shots, s, level) for s in states), key=lambda f: f.cost)
+        states = [fit.state for fit in found[:kept]]
+    return found[0]
 
 
 def fitted(model: BoneModel, shots: Sequence[Shot], start: State, level: Level) -> Fit:
