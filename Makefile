@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder bench-correspondence bench-shape-model
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder bench-correspondence bench-shape-model bench-reconstruction
 
 setup: $(VENV)/.installed
 
@@ -86,3 +86,7 @@ bench-correspondence: $(VENV)/.installed
 
 bench-shape-model: $(VENV)/.installed
 	$(BIN)/python benchmarks/shape_model.py
+
+# About an hour and a half on two cores; parts: python benchmarks/reconstruction.py --parts femora
+bench-reconstruction: $(VENV)/.installed
+	$(BIN)/python benchmarks/reconstruction.py
