@@ -20,7 +20,6 @@ _ANSWERS = (
 
 def opening(figure: Figures, pictures: dict[str, Any]) -> str:
     """Title, what was done, and the few figures that matter."""
-    blind = (figure.at("summary/known") - 1) / 2
     again = '<a href="#rebuilt">Rebuilt</a>' if figure.at("rebuilt") else ""
     return f"""<header>
 <p class="eyebrow">{escape(figure.at("title"))}</p>
@@ -43,10 +42,7 @@ were never enrolled</small></div>
 {figure("summary/best_rms_mm")} mm; a bone of the same length:
 {figure("summary/same_length_rms_mm")} mm; any known bone: {figure("summary/any_rms_mm")} mm
 </small></div>
-<div class="tile"><b>{figure("summary/better", ".1f")} <span>of
-{figure("summary/known", "d")}</span></b>
-<p>known bones would have been a better match than the one the films chose</p>
-<small class="soft">0 is perfect; a blind guess would leave {blind:.1f} better ones</small></div>
+{_better_tile(figure)}
 </div>
 <p>{verdict(figure)}</p>
 <nav aria-label="Sections"><a href="#identity">Whose bone</a><a href="#fingerprints">Map</a>
@@ -64,6 +60,17 @@ def _rebuilt_tile(figure: Figures) -> str:
 <p>from the truth: the surface of a bone never seen, rebuilt from two films</p>
 <small class="soft">RMS distance between the surfaces, on average; the worst bone
 {figure("rebuilt/methods/0/worst_rms_mm")} mm</small></div>"""
+
+
+def _better_tile(figure: Figures) -> str:
+    """How good the choice of known bones was; left to the tables where surfaces were rebuilt."""
+    if figure.at("rebuilt"):
+        return ""
+    blind = (figure.at("summary/known") - 1) / 2
+    return f"""<div class="tile"><b>{figure("summary/better", ".1f")} <span>of
+{figure("summary/known", "d")}</span></b>
+<p>known bones would have been a better match than the one the films chose</p>
+<small class="soft">0 is perfect; a blind guess would leave {blind:.1f} better ones</small></div>"""
 
 
 def _rebuilt_box(figure: Figures, pictures: dict[str, Any]) -> str:
