@@ -203,19 +203,14 @@ def part_femora() -> list[Row]:
             chosen.append(int(model.nearest_members(refined.vertices)[0][0]))
             say(preset, bone.name, {m: round(j.distance.rms_mm, 2) for m, j in results[-1].items()})
         rows += method_rows(preset, results, METHODS)
-        picked = [t[c] for t, c in zip(table, chosen, strict=True)]
-        rows += [
-            row(f"nearest, {preset}: by the refined shape, mean RMS", picked, note=each(picked)),
-            row(f"nearest, {preset}: by the refined shape, over the best there is",
-                float(np.mean(picked)) / best, "ratio"),
-        ]  # fmt: skip
         named = nearest_by_fingerprint(known, pairs)
-        picked = [t[c] for t, c in zip(table, named, strict=True)]
-        rows += [
-            row(f"nearest, {preset}: by fingerprint, mean RMS", picked, note=each(picked)),
-            row(f"nearest, {preset}: by fingerprint, over the best there is",
-                float(np.mean(picked)) / best, "ratio"),
-        ]  # fmt: skip
+        for how, picks in (("by the refined shape", chosen), ("by fingerprint", named)):
+            picked = [t[c] for t, c in zip(table, picks, strict=True)]
+            over = float(np.mean(picked)) / best
+            rows += [
+                row(f"nearest, {preset}: {how}, mean RMS", picked, note=each(picked)),
+                row(f"nearest, {preset}: {how}, over the best there is", over, "ratio"),
+            ]
     return rows
 
 

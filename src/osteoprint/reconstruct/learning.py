@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,10 @@ from osteoprint.errors import BankError, ModelError
 from osteoprint.frames import Side
 from osteoprint.reconstruct.bone_model import FORMAT, VERSION, BoneModel
 from osteoprint.shape.correspondence import Correspondence
-from osteoprint.shape.group import correspond
+from osteoprint.shape.group import Group, correspond
 
 Floats = NDArray[np.float64]
+Scan = tuple[Volume, Floats]
 Progress = Callable[[str, float, float], None]
 
 FOLDER = "shapes"
@@ -109,18 +112,65 @@ def learn(
         bone=ordered[0].bone, side=side, basis=BASIS, workers=workers,
         progress=lambda done, total: progress(step, done, total + 1),
     )  # fmt: skip
-    good = [(r, m) for r, m in zip(ordered, group.members, strict=True) if m.ok]
-    if len({r.individual for r, _ in good}) < LEAST_BONES:
-        raise BankError(bank.folder, "holds too few bones that are alike", "ingest more")
-    model = BoneModel.build(
-        np.stack([m.on_template_side for _, m in good]),
-        group.template.faces,
-        _scans(bank, good),
-        bone=ordered[0].bone, side=side, people=[r.individual for r, _ in good],
-        members=[r.id for r, _ in good],
-    )  # fmt: skip
+    model = model_of_group(
+        group,
+        bank.folder,
+        people=[r.individual for r in ordered],
+        members=[r.id for r in ordered],
+        scans={
+            k: partial(_scan_of, bank, r)
+            for k, r in enumerate(ordered)
+            if r.volume_sha256 is not None
+        },
+        bone=ordered[0].bone,
+        side=side,
+    )
     progress(step, 1, 1)
     return model
+
+
+def model_of_group(
+    group: Group,
+    source: str | Path,
+    *,
+    people: Sequence[str],
+    members: Sequence[str],
+    scans: Mapping[int, Callable[[Correspondence], Scan]],
+    bone: str,
+    side: Side,
+) -> BoneModel:
+    """The model of registered bones; those that could not be registered are left out.
+
+    Parameters
+    ----------
+    group : the bones.
+    source : what a message calls them all.
+    people, members : whose each bone is, and what it is called.
+    scans : by the bone's place in the group, how to get its scan, and its (n, 3) vertices in
+        the scan's world, mm; a few are asked.
+    bone, side : what they are.
+
+    Raises BankError where bones of fewer than LEAST_BONES individuals remain.
+    """
+    good = [k for k, member in enumerate(group.members) if member.ok]
+    if len({people[k] for k in good}) < LEAST_BONES:
+        raise BankError(source, "holds too few bones that are alike", "ingest more")
+    scanned = [k for k in good if k in scans]
+    picks = np.unique(np.linspace(0, len(scanned) - 1, min(_SCANS, len(scanned))).astype(int))
+    return BoneModel.build(
+        group.shapes,
+        group.template.faces,
+        [scans[scanned[p]](group.members[scanned[p]]) for p in picks],
+        bone=bone,
+        side=side,
+        people=[people[k] for k in good],
+        members=[members[k] for k in good],
+    )
+
+
+def _scan_of(bank: Bank, record: BoneRecord, member: Correspondence) -> Scan:
+    """A bone's scan; its surface lies in the scan's world as it is."""
+    return read_scan(bank.volume_path(record)).volume, member.vertices
 
 
 def model_side(records: Sequence[BoneRecord]) -> Side:
@@ -142,18 +192,6 @@ def _one_of_each_first(records: Sequence[BoneRecord]) -> list[BoneRecord]:
         (rest if record.individual in seen else first).append(record)
         seen.add(record.individual)
     return first + rest
-
-
-def _scans(
-    bank: Bank, good: Sequence[tuple[BoneRecord, Correspondence]]
-) -> list[tuple[Volume, Floats]]:
-    """Some bones' scans, spread over the bank, with their vertices in them."""
-    with_scan = [(r, m) for r, m in good if r.volume_sha256 is not None]
-    picks = np.unique(np.linspace(0, len(with_scan) - 1, min(_SCANS, len(with_scan))).astype(int))
-    return [
-        (read_scan(bank.volume_path(with_scan[k][0])).volume, with_scan[k][1].vertices)
-        for k in picks
-    ]
 
 
 def _digest(records: Sequence[BoneRecord]) -> str:

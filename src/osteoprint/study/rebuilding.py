@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError
 from osteoprint.frames import Side, View, apply
 from osteoprint.reconstruct.bone_model import BoneModel
-from osteoprint.reconstruct.learning import BASIS, LEAST_BONES
+from osteoprint.reconstruct.learning import BASIS, LEAST_BONES, model_of_group
 from osteoprint.reconstruct.reconstruction import Method, Reconstruction, reconstruct
 from osteoprint.shape.alignment import align_rigid
 from osteoprint.shape.correspondence import Correspondence
@@ -160,14 +161,15 @@ def model_of(known: Sequence[StudyBone], progress: Progress = quiet) -> BoneMode
         bone=known[0].record.bone, side=side, basis=BASIS, workers=cores(),
         progress=lambda done, total: progress("Learning shapes", done, total),
     )  # fmt: skip
-    good = [(b, m) for b, m in zip(known, group.members, strict=True) if m.ok]
-    if len({b.record.individual for b, _ in good}) < LEAST_BONES:
-        raise BankError("the bank", "holds too few bones that are alike", "ingest more")
-    return BoneModel.build(
-        np.stack([m.on_template_side for _, m in good]), group.template.faces,
-        [_scan(bone, member) for bone, member in good[:: max(1, len(good) // 6)]],
-        bone=known[0].record.bone, side=side, people=[b.record.individual for b, _ in good],
-    )  # fmt: skip
+    return model_of_group(
+        group,
+        "the bank",
+        people=[bone.record.individual for bone in known],
+        members=[bone.record.id for bone in known],
+        scans={k: partial(_scan, bone) for k, bone in enumerate(known)},
+        bone=known[0].record.bone,
+        side=side,
+    )
 
 
 def _scan(bone: StudyBone, member: Correspondence) -> tuple[Volume, NDArray[np.float64]]:
