@@ -12,7 +12,7 @@ from osteoprint.reconstruct.reconstruction import reconstruct
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.start import starts
 from osteoprint.reconstruct.statistical import fit_modes, sights
-from osteoprint.reconstruct.uncertainty import deviation_mm, expected_rms_mm
+from osteoprint.reconstruct.uncertainty import doubt, shown
 from osteoprint.shape.alignment import align_rigid
 from osteoprint.shape.distance import surface_distance
 
@@ -82,8 +82,8 @@ def test_two_films_tell_the_shape(toy, films, truth):
     assert min(found.likeness) > 0.95
     assert found.surface.is_watertight
     assert found.surface.volume > 0
-    assert found.expected_rms_mm is not None
-    assert found.expected_rms_mm < 2.0
+    assert found.doubt is not None
+    assert found.doubt.expected_rms_mm < found.doubt.feared_rms_mm < 2.0
 
 
 def test_placings_are_found(toy, films):
@@ -97,19 +97,38 @@ def test_placings_are_found(toy, films):
 def test_one_film_works_and_knows_less(toy, films, truth):
     two = reconstruct(toy.model, films, "statistical")
     one = reconstruct(toy.model, films[:1], "statistical")
-    assert one.expected_rms_mm > two.expected_rms_mm
+    assert one.doubt.expected_rms_mm > two.doubt.expected_rms_mm
     assert any("one film only" in w for w in one.warnings)
     assert off(toy, one.vertices, truth) < 3.0
 
 
-def test_rigid_motions_are_no_uncertainty(toy, films):
-    """A posterior that knows nothing but where the bone lies leaves nothing along normals."""
+def test_the_more_films_show_the_less_is_feared(toy):
+    """From nothing shown, where the models of others are all there is, to everything."""
     model = toy.model
-    fit = fit_modes(model, [Shot.of(f) for f in films])
-    spread = deviation_mm(model, fit)
-    assert spread.shape == (len(model.shape.mean),)
-    assert (spread > 0).all()
-    assert expected_rms_mm(model, np.full(len(spread), 1.3)) == pytest.approx(1.3)
+    count = len(model.functions)
+    nothing, some, all_ = (
+        doubt(model, known * np.eye(count), refined=True) for known in (0.0, 1.0, 1e8)
+    )
+    # A bone of which nothing is seen is as far off as bones are from the mean of others.
+    apart = np.sqrt((model.unlike_mm**2).sum(axis=1).mean() + np.average(model.rest_mm**2))
+    assert nothing.expected_rms_mm == pytest.approx(apart, rel=0.25)
+    assert nothing.expected_rms_mm > some.expected_rms_mm > all_.expected_rms_mm
+    assert all_.expected_rms_mm < 1e-3 * nothing.expected_rms_mm
+    assert nothing.expected_rms_mm < nothing.feared_rms_mm
+
+
+def test_poses_take_knowledge_from_the_shape(toy):
+    """What a pose may explain as well is not shown."""
+    model, rng = toy.model, np.random.default_rng(0)
+    count = len(model.functions)
+    looks = rng.normal(size=(400, 5 + count + 6))
+    information = looks.T @ looks
+    information[5 : 5 + count, 5 : 5 + count] += np.eye(count)
+    told = shown(model, information, 5, count)
+    information[5 + count :, 5 + count :] += 1e12 * np.eye(6)
+    sure = shown(model, information, 5, count)
+    assert np.linalg.eigvalsh(sure - told).min() > -1e-6 * np.abs(sure).max()
+    assert np.trace(sure) > np.trace(told)
 
 
 def test_a_left_bones_films_give_its_mirror_image(toy, films, truth):
@@ -151,7 +170,7 @@ def test_classical_methods_come_closer_than_their_template(toy, films, truth, me
 
     begun = _begun(toy.model, [Shot.of(f) for f in films]).vertices
     found = reconstruct(toy.model, films, method)
-    assert found.deviation_mm is None
+    assert found.doubt is None
     assert found.surface.is_watertight
     assert off(toy, found.vertices, truth) < max(0.8 * off(toy, begun, truth), 1.2)
 

@@ -211,14 +211,14 @@ def _fitted(
     names = [path.name for path in (ap, ml) if path is not None]
     found = from_films(model, films, method, sources=names)  # type: ignore[arg-type]
     seconds = time.monotonic() - started
-    surface = coloured(found.surface, found.deviation_mm)
+    doubt = found.doubt
+    surface = coloured(found.surface, None if doubt is None else doubt.deviation_mm)
     write_surface(surface, out)
     if overlay is not None:
         draw_overlay(found, names, overlay)
-    spread = found.deviation_mm
     uncertainty: dict[str, float | None] = {"median": None, "p95": None}
-    if spread is not None:
-        middle, most = np.percentile(spread, [50, 95])
+    if doubt is not None:
+        middle, most = np.percentile(doubt.deviation_mm, [50, 95])
         uncertainty = {"median": round(float(middle), 3), "p95": round(float(most), 3)}
     warnings = [*notes, *found.warnings]
     values: dict[str, Any] = {
@@ -229,7 +229,8 @@ def _fitted(
         "scale_source": " and ".join(dict.fromkeys(f.radiograph.scale_source for f in films)),
         "warnings": warnings,
         "uncertainty_mm": uncertainty,
-        "expected_rms_mm": None if spread is None else round(found.expected_rms_mm or 0.0, 3),
+        "expected_rms_mm": None if doubt is None else round(doubt.expected_rms_mm, 3),
+        "feared_rms_mm": None if doubt is None else round(doubt.feared_rms_mm, 3),
         "likeness": [round(v, 4) for v in found.likeness],
         "known_bones": model.shape.shapes,
     }
@@ -237,9 +238,10 @@ def _fitted(
         values["overlay"] = str(overlay)
     lines = [f"{out}: {method}, from {len(films)} film{'s' if ml else ''} and the shapes of "
              f"{model.shape.shapes} known bones, in {seconds:.1f} s"]  # fmt: skip
-    if spread is not None:
+    if doubt is not None:
         lines.append(
-            f"expected to be off by {found.expected_rms_mm:.2f} mm (RMS); a point by "
-            f"{uncertainty['median']:.2f} mm (median of the standard deviations)"
+            f"expected to be off by {doubt.expected_rms_mm:.2f} mm (RMS), nine times in ten by "
+            f"less than {doubt.feared_rms_mm:.2f} mm; a point by {uncertainty['median']:.2f} mm "
+            "(median of the standard deviations)"
         )
     return values, lines + [f"warning: {w}" for w in warnings]

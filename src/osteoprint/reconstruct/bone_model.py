@@ -7,23 +7,21 @@ modes and how smoothly, and how dense bone is beneath its surface: what a film i
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy.ndimage import map_coordinates
 
 from osteoprint.ct.volume import AIR_HU, Volume
-from osteoprint.errors import InputError, ModelError
+from osteoprint.errors import InputError
 from osteoprint.frames import Side, apply
 from osteoprint.shape.alignment import kabsch
+from osteoprint.shape.model_file import ModelFile
 from osteoprint.shape.placing import vertex_normals
-from osteoprint.shape.ssm import ShapeModel, smooth_basis
+from osteoprint.shape.ssm import ARRAYS, ShapeModel, smooth_basis
 from osteoprint.xray.materials import BODY
 
 Floats = NDArray[np.float64]
@@ -47,9 +45,13 @@ FUNCTIONS = 150
 # out of a model came out best with shares so many times as large as those found without films.
 _WIDER = 1.5
 
-FORMAT, VERSION = "osteoprint bone model", 1
-_ARRAYS = ("mean", "faces", "modes", "deviations")
-_OWN = ("functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm", "cover", "scores")
+FILE = ModelFile("osteoprint bone model", 2)
+_OWN = (
+    "functions", "spread_mm", "rest_mm", "depths_mm", "steps_per_mm", "cover", "scores",
+    "unlike_mm", "others_mm",
+)  # fmt: skip
+# Of so many bones, evenly chosen, is kept how they differ from the others, in so many modes.
+_UNLIKE, _OTHERS = 48, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,9 @@ class BoneModel:
     cover : (l,) which part of each layer is bone.
     scores : (s, k) coefficients, in SD, of the bones it was learnt from.
     members : (s,) what they are called.
+    unlike_mm : (u, j) of some of these bones: how each differs from the mean of all other
+        people's, along the mean's normals, in shares of the functions.
+    others_mm : (u, q, j) likewise, the modes of those others, one standard deviation each.
     """
 
     shape: ShapeModel
@@ -79,6 +84,8 @@ class BoneModel:
     cover: Floats
     scores: Floats
     members: tuple[str, ...]
+    unlike_mm: Floats
+    others_mm: Floats
 
     def steps_in(self, around_per_mm: float) -> Floats:
         """(l, n) by how much attenuation rises where the bone lies in tissue, 1/mm."""
@@ -149,10 +156,8 @@ class BoneModel:
         count = min(FUNCTIONS, len(model.mean) - 2)
         functions = np.ascontiguousarray(smooth_basis(model.mean, model.faces, count)[1].T)
         names = [str(k) for k in range(len(shapes))] if people is None else list(people)
-        left = _left_out(shapes, model, names)
-        weights = vertex_areas(model.mean, model.faces)
-        weights /= weights.sum()
-        shares = (left * weights) @ functions.T
+        left, *kept = _left_out(shapes, model, names, functions)
+        shares = left @ _shares(model, functions)
         rest = left - shares @ functions
         length = float(np.ptp(model.mean[:, 0]))
         depths = np.array(DEPTHS) * length
@@ -165,66 +170,44 @@ class BoneModel:
         return cls(
             model, functions, _WIDER * np.sqrt((shares**2).mean(axis=0)),
             np.sqrt((rest**2).mean(axis=0)), depths, steps, cover,
-            scores, called,
+            scores, called, *kept,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write as safetensors, whole or not at all."""
-        about = {
-            "shapes": self.shape.shapes,
-            "bone": self.shape.bone,
-            "side": self.shape.side,
-            "members": self.members,
-        }
-        header = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(about)}
-        arrays = {name: getattr(self.shape, name) for name in _ARRAYS}
-        arrays |= {name: getattr(self, name) for name in _OWN}
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_bytes(save({n: np.ascontiguousarray(a) for n, a in arrays.items()}, header))
-        draft.replace(path)
+        own = {name: getattr(self, name) for name in _OWN}
+        FILE.write(path, self.shape.told | {"members": self.members}, self.shape.arrays | own)
 
     @classmethod
     def load(cls, path: Path) -> BoneModel:
         """Read what :meth:`save` wrote. Raises ModelError where that is not what is there."""
-        if not path.is_file():
-            raise ModelError(path, "there is no such file", "check the path")
+        about, arrays = FILE.read(path, (*ARRAYS, *_OWN))
         try:
-            with safe_open(path, framework="numpy") as stored:
-                header = stored.metadata() or {}
-                if header.get("format") != FORMAT or header.get("version") != str(VERSION):
-                    raise ModelError(path, "is not a bone model of this version", "build it again")
-                arrays = {name: stored.get_tensor(name) for name in (*_ARRAYS, *_OWN)}
-            about = json.loads(header["model"])
             members = tuple(str(name) for name in about["members"])
-            side = None if about["side"] is None else Side(about["side"])
-            shape = ShapeModel(
-                **{name: arrays[name] for name in _ARRAYS},
-                shapes=int(about["shapes"]), bone=about["bone"], side=side,
-            )  # fmt: skip
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise ModelError(path, "is damaged", "build the bone model again") from error
+            shape = ShapeModel.of(about, arrays)
+        except (KeyError, ValueError, TypeError) as error:
+            raise FILE.damaged(path) from error
         model = cls(shape, **{name: arrays[name] for name in _OWN}, members=members)
-        model._refuse_inconsistent(path)
+        if not (shape.consistent and model._consistent):
+            raise FILE.damaged(path)
         return model
 
-    def _refuse_inconsistent(self, path: Path) -> None:
+    @property
+    def _consistent(self) -> bool:
+        """Do the arrays belong to the shape and to each other?"""
         n, k = len(self.shape.mean), len(self.shape.modes)
-        j, layers = len(self.functions), len(self.depths_mm)
-        good = (
-            self.shape.mean.shape == (n, 3)
-            and self.shape.modes.shape == (k, n, 3)
-            and self.shape.deviations.shape == (k,)
-            and 0 <= self.shape.faces.min() <= self.shape.faces.max() < n
-            and self.functions.shape == (j, n)
+        j, layers, some = len(self.functions), len(self.depths_mm), len(self.unlike_mm)
+        return (
+            self.functions.shape == (j, n)
             and self.spread_mm.shape == (j,)
             and self.rest_mm.shape == (n,)
             and self.steps_per_mm.shape == (layers, n)
             and self.cover.shape == (layers,)
             and self.scores.shape == (len(self.members), k)
+            and self.unlike_mm.shape == (some, j)
+            and self.others_mm.shape == (some, *self.others_mm.shape[1:2], j)
             and all(np.isfinite(getattr(self, name)).all() for name in _OWN)
         )
-        if not good:
-            raise ModelError(path, "is damaged", "build the bone model again")
 
 
 def vertex_areas(vertices: Floats, faces: Ints) -> Floats:
@@ -237,16 +220,37 @@ def vertex_areas(vertices: Floats, faces: Ints) -> Floats:
     )
 
 
-def _left_out(shapes: Floats, whole: ShapeModel, people: Sequence[str]) -> Floats:
-    """(s, n) mm along the normal: what a model of all other people's bones leaves of each."""
-    left = []
-    for shape, person in zip(shapes, people, strict=True):
-        others = np.array([p != person for p in people])
-        model = ShapeModel.build(shapes[others], whole.faces, bone=whole.bone, side=whole.side)
+def _shares(shape: ShapeModel, functions: Floats) -> Floats:
+    """(n, j): what turns (n,) motions along the mean's normals into shares of the functions."""
+    weights = vertex_areas(shape.mean, shape.faces)
+    return np.asarray((functions * (weights / weights.sum())).T)
+
+
+def _left_out(
+    shapes: Floats, whole: ShapeModel, people: Sequence[str], functions: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Each bone seen by a model of all other people's.
+
+    Returns (s, n) mm along the normal, what that model leaves of each; and of some of them
+    :attr:`BoneModel.unlike_mm` and :attr:`BoneModel.others_mm`.
+    """
+    into = _shares(whole, functions)
+    some = set(np.unique(np.linspace(0, len(shapes) - 1, min(_UNLIKE, len(shapes))).astype(int)))
+    left, unlike, others = [], [], []
+    for index, (shape, person) in enumerate(zip(shapes, people, strict=True)):
+        rest = np.array([p != person for p in people])
+        model = ShapeModel.build(shapes[rest], whole.faces, bone=whole.bone, side=whole.side)
+        normals = vertex_normals(model.mean, model.faces)
         pose, values = model.fitted(shape)
         gap = apply(pose, shape) - model.instance(values)
-        left.append(np.einsum("nx,nx->n", gap, vertex_normals(model.mean, model.faces)))
-    return np.array(left)
+        left.append(np.einsum("nx,nx->n", gap, normals))
+        if index in some:
+            gap = apply(kabsch(shape, model.mean), shape) - model.mean
+            unlike.append(np.einsum("nx,nx->n", gap, normals) @ into)
+            modes = np.einsum("knx,nx->kn", model.modes[:_OTHERS], normals)
+            others.append((modes * model.deviations[:_OTHERS, None]) @ into)
+    fewest = min(len(modes) for modes in others)
+    return np.array(left), np.array(unlike), np.array([modes[:fewest] for modes in others])
 
 
 def _layers(scan: Volume, at: Floats, faces: Ints, depths: Floats, length: float) -> Floats:

@@ -203,6 +203,16 @@ def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -
     return Fit(state, cost, normal, tuple(look.likeness() for look in looks))
 
 
+def information(model: BoneModel, sights: Sequence[Sight], state: State, level: Level) -> Floats:
+    """(p, p) as in :class:`Fit`, of a state as it is, with the level's coefficients free."""
+    modes = min(level.modes, len(model.shape.modes))
+    functions = min(level.functions, len(model.functions))
+    state = state.widened(modes, functions)
+    looks = [_look(model, sight, state) for sight in sights]
+    scales = [look.scale() for look in looks]
+    return _normal(model, looks, scales, state, level, _directions(model, modes, functions))[0]
+
+
 def _directions(model: BoneModel, modes: int, functions: int) -> Image:
     """(n, 3, q) float32 mm: how vertices move with each coefficient and share, one SD each."""
     shape = model.shape

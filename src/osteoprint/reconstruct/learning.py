@@ -18,7 +18,7 @@ from osteoprint.ct.reading import read_scan
 from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError, ModelError
 from osteoprint.frames import Side
-from osteoprint.reconstruct.bone_model import FORMAT, VERSION, BoneModel
+from osteoprint.reconstruct.bone_model import FILE, BoneModel
 from osteoprint.shape.correspondence import Correspondence
 from osteoprint.shape.group import Group, correspond
 
@@ -196,5 +196,8 @@ def _one_of_each_first(records: Sequence[BoneRecord]) -> list[BoneRecord]:
 
 def _digest(records: Sequence[BoneRecord]) -> str:
     """Of everything the model depends on."""
-    told = [f"{FORMAT} {VERSION}", *(f"{r.id} {r.bone} {r.side} {r.individual}" for r in records)]
+    told = [
+        f"{FILE.kind} {FILE.version}",
+        *(f"{r.id} {r.bone} {r.side} {r.individual}" for r in records),
+    ]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

@@ -15,18 +15,18 @@ from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.classical import CLASSICAL, Outlined
 from osteoprint.reconstruct.fitting import Fit, State
-from osteoprint.reconstruct.refinement import refine
+from osteoprint.reconstruct.refinement import REFINED, information_at, refine
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.statistical import fit_modes
-from osteoprint.reconstruct.uncertainty import deviation_mm, expected_rms_mm
+from osteoprint.reconstruct.uncertainty import Doubt, doubt, shown, worth
 from osteoprint.xray.film import Film
 
 Floats = NDArray[np.float64]
 Method = Literal["statistical", "refined", "laplacian", "ffd", "tps", "contour"]
 
-# An error that is to be expected beyond this is said in a warning; a film that the model
+# An error that is to be feared beyond this is said in a warning; a film that the model
 # explains so badly shows something else than the model's bone.
-_DOUBTFUL_MM = 2.0
+DOUBTFUL_MM = 2.0
 _LEAST_LIKENESS = 0.55
 
 
@@ -42,8 +42,7 @@ class Reconstruction:
     state : shape and placings that were fitted, in the model's frame and of the model's side.
     vertices, faces : (n, 3) and (m, 3), the surface there.
     shots : the films as they were fitted.
-    deviation_mm : (n,) standard deviation along the normal; None where a method has none.
-    expected_rms_mm : surface RMS to be expected; None likewise.
+    doubt : how far the surface may be off; None where a method cannot tell.
     likeness : of each film: correlation of its local contrast with the fitted model's.
     warnings : what is doubtful, in words.
     """
@@ -55,8 +54,7 @@ class Reconstruction:
     vertices: Floats
     faces: NDArray[np.int64]
     shots: tuple[Shot, ...]
-    deviation_mm: Floats | None
-    expected_rms_mm: float | None
+    doubt: Doubt | None
     likeness: tuple[float, ...]
     warnings: tuple[str, ...]
 
@@ -89,20 +87,22 @@ def reconstruct(
     found: Fit | Outlined
     if method in CLASSICAL:
         found = CLASSICAL[method](model, shots)
-        vertices, deviation = found.vertices, None
+        vertices, unsure = found.vertices, None
     else:
         fitted = fit_modes(model, shots)
-        fitted = refine(model, shots, fitted) if method == "refined" else fitted
-        found = fitted
-        vertices = fitted.state.vertices(model)
-        deviation = deviation_mm(model, fitted)
-    expected = None if deviation is None else expected_rms_mm(model, deviation)
+        refined = method == "refined"
+        found = refine(model, shots, fitted) if refined else fitted
+        vertices = found.state.vertices(model)
+        told = found.information if refined else information_at(model, shots, found.state)
+        modes = min(REFINED.modes, len(model.shape.modes))
+        films_say = worth(shots) * shown(model, told, modes, len(model.functions))
+        unsure = doubt(model, films_say, refined=refined)
     likeness = () if isinstance(found, Outlined) else found.likeness
-    notes += _doubts(shots, names, likeness, expected)
+    notes += _doubts(shots, names, likeness, unsure)
     surface = finished(vertices, model, flipped=flipped)
     return Reconstruction(
         method, surface, side or model.shape.side, found.state, vertices, model.shape.faces,
-        tuple(shots), deviation, expected, likeness, tuple(notes),
+        tuple(shots), unsure, likeness, tuple(notes),
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _doubts(
     shots: Sequence[Shot],
     names: Sequence[str],
     likeness: Sequence[float],
-    expected: float | None,
+    unsure: Doubt | None,
 ) -> list[str]:
     """What a reader of the result should know."""
     notes = []
@@ -161,6 +161,9 @@ def _doubts(
                 f"{name} is explained badly (correlation {value:.2f}): another bone, or not "
                 "where it was looked for"
             )
-    if expected is not None and expected > _DOUBTFUL_MM:
-        notes.append(f"the surface is expected to be off by {expected:.1f} mm (RMS)")
+    if unsure is not None and unsure.feared_rms_mm > DOUBTFUL_MM:
+        notes.append(
+            f"the surface may be off by {unsure.feared_rms_mm:.1f} mm (RMS): one of ten bones is "
+            "further off on such films"
+        )
     return notes

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from osteoprint.reconstruct.bone_model import FUNCTIONS, BoneModel
-from osteoprint.reconstruct.fitting import Fit, Level
+from osteoprint.reconstruct.fitting import Fit, Level, State, information
 from osteoprint.reconstruct.shot import Shot
-from osteoprint.reconstruct.statistical import fitted
+from osteoprint.reconstruct.statistical import fitted, sights
 
 REFINED = Level(pixel=0.00232, modes=60, functions=FUNCTIONS, steps=6, independent_px=30.0)
 
@@ -20,3 +23,8 @@ REFINED = Level(pixel=0.00232, modes=60, functions=FUNCTIONS, steps=6, independe
 def refine(model: BoneModel, shots: Sequence[Shot], start: Fit) -> Fit:
     """Go on from :func:`osteoprint.reconstruct.statistical.fit_modes`."""
     return fitted(model, shots, start.state, REFINED)
+
+
+def information_at(model: BoneModel, shots: Sequence[Shot], state: State) -> NDArray[np.float64]:
+    """(p, p) what films and priors say around a state if the functions were fitted too."""
+    return information(model, sights(model, shots, REFINED), state, REFINED)

@@ -77,13 +77,28 @@ def _box(
 ) -> tuple[float, float, float, float]:
     """Height, top, bottom and middle across, mm at the bone, of the model's upright box.
 
-    It lies with its origin on the central ray.
+    It lies with its origin on the central ray. Where the film cuts the bone, the middle across
+    is that of so much of the model as the film shows: bones are bowed.
     """
     points = model.surface(np.array([coefficient]), np.zeros(0)) @ _upright(shot, tilt).T
     scale = shot.sod_mm / (points[:, 2] + shot.sod_mm)
     down, right = points[:, 1] * scale, points[:, 0] * scale
     top, bottom = float(down.min()), float(down.max())
-    return bottom - top, top, bottom, float(right.min() + right.max()) / 2
+    shown = np.full(len(down), True)
+    if any(shot.cut):
+        middle = _middle(shot, top, bottom)
+        shown = np.abs(down - middle) <= shot.size_mm[0] / 2
+    across = right[shown] if shown.any() else right
+    return bottom - top, top, bottom, float(across.min() + across.max()) / 2
+
+
+def _middle(shot: Shot, top: float, bottom: float) -> float:
+    """Of the part of a box from top to bottom, mm, that the film shows."""
+    if shot.cut == (False, True):
+        return top + shot.size_mm[0] / 2
+    if shot.cut == (True, False):
+        return bottom - shot.size_mm[0] / 2
+    return (top + bottom) / 2
 
 
 def _upright(shot: Shot, tilt: float) -> Floats:
@@ -96,12 +111,7 @@ def _placed(model: BoneModel, shot: Shot, coefficient: float, tilt: float) -> Pl
     """The model's box on the found one; of a bone that is cut, at the end that is there."""
     _, top, bottom, across = _box(model, shot, coefficient, tilt)
     right, down = shot.centre_mm
-    if shot.cut == (False, True):
-        lower = down - shot.size_mm[0] / 2 - top
-    elif shot.cut == (True, False):
-        lower = down + shot.size_mm[0] / 2 - bottom
-    else:
-        lower = down - (top + bottom) / 2
+    lower = down - _middle(shot, top, bottom)
     # How far a bone was tilted is told by its length only roughly; which way, by nothing.
     tilt_deg = _TILT_DEG if tilt == 0 else _SEEN_TILT_DEG
     deviation = np.array(
@@ -112,3 +122,9 @@ def _placed(model: BoneModel, shot: Shot, coefficient: float, tilt: float) -> Pl
     )  # fmt: skip
     at = np.array([right - across, lower, shot.sod_mm])
     return Placing.expected(_upright(shot, tilt), at, deviation)
+
+
+def lengths_differ(shots: Sequence[Shot]) -> bool:
+    """Do whole films show one bone of different length? It leant towards the tube, or away."""
+    lengths = [shot.size_mm[0] for shot in shots]
+    return min(lengths) < (1.0 - _TILTED) * max(lengths)

@@ -7,31 +7,28 @@ axes are the modes (Cootes et al., Comput Vis Image Underst 1995;61:38).
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import igl
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 
-from osteoprint.errors import InputError, ModelError
+from osteoprint.errors import InputError
 from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.shape.alignment import kabsch
+from osteoprint.shape.model_file import ModelFile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FORMAT = "osteoprint shape model"
-VERSION = 1
-_MODEL_FILE = ("mean", "faces", "modes", "deviations")
+_FILE = ModelFile("osteoprint shape model", 1)
+ARRAYS = ("mean", "faces", "modes", "deviations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,15 +201,17 @@ class ShapeModel:
 
     def save(self, path: Path) -> None:
         """Write the model as safetensors, its header in JSON; whole or not at all."""
-        header = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "model": json.dumps({"shapes": self.shapes, "bone": self.bone, "side": self.side}),
-        }
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _MODEL_FILE}
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_bytes(save(arrays, header))
-        draft.replace(path)
+        _FILE.write(path, self.told, self.arrays)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a file says of the model, besides its arrays."""
+        return {"shapes": self.shapes, "bone": self.bone, "side": self.side}
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
 
     @classmethod
     def load(cls, path: Path) -> ShapeModel:
@@ -220,30 +219,33 @@ class ShapeModel:
 
         Raises ModelError if there is no such file, or it is not a shape model of this version.
         """
-        if not path.is_file():
-            raise ModelError(path, "there is no such file", "check the path")
+        about, arrays = _FILE.read(path, ARRAYS)
         try:
-            with safe_open(path, framework="numpy") as stored:
-                header = stored.metadata() or {}
-                if header.get("format") != FORMAT or header.get("version") != str(VERSION):
-                    raise ModelError(path, "is not a shape model of this version", "build it again")
-                arrays = {name: stored.get_tensor(name) for name in _MODEL_FILE}
-            about = json.loads(header["model"])
-            model = cls(
-                **arrays,
-                shapes=int(about["shapes"]),
-                bone=about["bone"],
-                side=None if about["side"] is None else Side(about["side"]),
-            )
-        except (SafetensorError, KeyError, ValueError, TypeError, struct.error) as error:
-            raise ModelError(path, "is damaged", "build the shape model again") from error
-        model._refuse_inconsistent(path)
+            model = cls.of(about, arrays)
+        except (KeyError, ValueError, TypeError) as error:
+            raise _FILE.damaged(path) from error
+        if not model.consistent:
+            raise _FILE.damaged(path)
         return model
 
-    def _refuse_inconsistent(self, path: Path) -> None:
-        """Raise ModelError unless the arrays belong together."""
+    @classmethod
+    def of(cls, told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ShapeModel:
+        """The model of :attr:`told` and :attr:`arrays`; what else is in them is left.
+
+        Raises KeyError, ValueError or TypeError where they are not a model's.
+        """
+        return cls(
+            **{name: arrays[name] for name in ARRAYS},
+            shapes=int(told["shapes"]),
+            bone=told["bone"],
+            side=None if told["side"] is None else Side(told["side"]),
+        )
+
+    @property
+    def consistent(self) -> bool:
+        """Do the arrays belong together?"""
         points, modes = len(self.mean), len(self.modes)
-        good = (
+        return bool(
             self.mean.shape == (points, 3)
             and self.faces.ndim == 2
             and self.faces.shape[1] == 3
@@ -253,8 +255,6 @@ class ShapeModel:
             and self.faces.size > 0
             and 0 <= self.faces.min() <= self.faces.max() < points
         )
-        if not good:
-            raise ModelError(path, "is damaged", "build the shape model again")
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,13 +97,14 @@ class RebuildStudy:
 
 
 def _facts(rebuilt: Rebuilt) -> dict[str, Any]:
-    distance = rebuilt.distance
+    distance, doubt = rebuilt.distance, rebuilt.found.doubt
     return {
         "rms_mm": distance.rms_mm,
         "hd95_mm": distance.hd95_mm,
         "hausdorff_mm": distance.hausdorff_mm,
         "rms_relative": distance.rms_relative,
-        "expected_rms_mm": rebuilt.found.expected_rms_mm,
+        "expected_rms_mm": None if doubt is None else doubt.expected_rms_mm,
+        "feared_rms_mm": None if doubt is None else doubt.feared_rms_mm,
         "held": rebuilt.held,
         "warnings": list(rebuilt.found.warnings),
     }
@@ -209,7 +210,7 @@ def judged(found: Reconstruction, truth: trimesh.Trimesh) -> Rebuilt:
     moved = found.surface.copy()
     moved.apply_transform(align_rigid(found.surface, truth))
     held = None
-    if found.deviation_mm is not None:
+    if found.doubt is not None:
         far = SurfaceIndex.build(truth, "truth").nearest(moved.vertices)[0]
-        held = float((far <= _NINETY * found.deviation_mm).mean())
+        held = float((far <= _NINETY * found.doubt.deviation_mm).mean())
     return Rebuilt(found, moved, surface_distance(moved, truth), held)

@@ -73,9 +73,9 @@ def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]
     for rebuilt, whole in zip(shown, truths, strict=True):
         truth, match = thinned(whole, budget), thinned(rebuilt.surface, budget)
         far = SurfaceIndex.build(whole).nearest(match.vertices)[0]
-        sure = rebuilt.found.deviation_mm
-        if sure is not None:
-            sure = sure[cKDTree(rebuilt.surface.vertices).query(match.vertices)[1]]
+        doubt, sure = rebuilt.found.doubt, None
+        if doubt is not None:
+            sure = doubt.deviation_mm[cKDTree(rebuilt.surface.vertices).query(match.vertices)[1]]
         bodies.append((truth, match, far, sure))
     top = nice_top(max(float(np.percentile(far, 98)) for _, _, far, _ in bodies))
     bones, stills = [], []

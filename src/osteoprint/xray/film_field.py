@@ -172,8 +172,8 @@ def _disc(inside: Bools, before: Bools) -> tuple[Bools, float]:
 
 def _polygon(inside: Bools) -> Bools | None:
     """The mask's convex hull, where few straight edges make it up."""
+    from PIL import Image, ImageDraw
     from scipy.spatial import ConvexHull, QhullError
-    from skimage.draw import polygon2mask
     from skimage.measure import approximate_polygon
 
     points = np.argwhere(inside & ~ndimage.binary_erosion(inside))
@@ -185,7 +185,9 @@ def _polygon(inside: Bools) -> Bools | None:
     corners = approximate_polygon(ring, tolerance=0.012 * float(np.hypot(*inside.shape)))
     if len(corners) - 1 > _MOST_CORNERS:
         return None
-    return np.asarray(polygon2mask(inside.shape, ring) | (inside & ~_shrunk(inside, 1)))
+    drawn = Image.new("1", inside.shape[::-1])
+    ImageDraw.Draw(drawn).polygon([(c, r) for r, c in ring.tolist()], fill=1)
+    return np.asarray(np.asarray(drawn) | (inside & ~_shrunk(inside, 1)))
 
 
 def _overlap(a: Bools, b: Bools) -> float:

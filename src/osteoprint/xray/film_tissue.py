@@ -34,14 +34,23 @@ def tissue_around(image: Floats, bone: Bools, inside: Bools) -> Floats:
     level = np.where(known > 0, image, 0.0).astype(np.float32)
     missing = hidden & inside
     for width in _WIDTHS:
-        weight = ndimage.gaussian_filter(known, width * size)
+        weight = _averaged(known, width * size)
         use = missing & (weight > 0.1)
-        mean = ndimage.gaussian_filter(image * known, width * size)
+        mean = _averaged(level * known, width * size)
         level[use] = mean[use] / weight[use]
         missing &= ~use
     # Where the averages of two widths meet there is a step: it is smoothed out under the bone.
-    smooth = ndimage.gaussian_filter(level, _WIDTHS[0] * size)
+    smooth = _averaged(level, _WIDTHS[0] * size)
     return np.asarray(np.where(hidden, smooth, level) * inside, dtype=np.float32)
+
+
+def _averaged(image: Floats, sigma: float) -> Floats:
+    """Nearly a Gaussian average: three boxes, whose cost does not grow with their width."""
+    width = 2 * round((np.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1
+    out = image
+    for _ in range(3):
+        out = ndimage.uniform_filter(out, width, mode="reflect")
+    return out
 
 
 def has_soft_tissue(image: Floats, body: Bools) -> bool:
