@@ -111,35 +111,50 @@ def _thrice(image: Image, reach: int, part: float, weight: float) -> Image:
     """Three running means along the first axis of (rows, m)."""
     # Memory that was never touched costs more than the sums: two pieces are used in turn.
     first, second = np.empty_like(image), np.empty_like(image)
+    along = _along_few_rows if image.size < _SMALL else _along_rows
     for source, out in ((image, first), (first, second), (second, first)):
-        _along_rows(source, out, reach, np.float32(part), np.float32(weight))
+        along(source, out, reach, np.float32(part), np.float32(weight))
     return first
 
 
 # So many columns are worked on together: their sums stay in the fastest cache.
 _RUN = 256
+# Images of fewer pixels are not worth a second core.
+_SMALL = 100_000
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _run_of_columns(image, out, low, reach, part, weight):  # type: ignore[no-untyped-def]
+    """Running mean along the first axis of (rows, m), for the columns of one run."""
+    rows, width = image.shape
+    count = min(_RUN, width - low)
+    nothing = np.zeros(count, np.float32)
+    total = np.zeros(count, np.float32)
+    for r in range(min(reach, rows)):
+        total += image[r, low : low + count]
+    for r in range(rows):
+        ahead, behind, further = r + reach, r - reach - 1, r + reach + 1
+        enters = image[ahead, low : low + count] if ahead < rows else nothing
+        leaves = image[behind, low : low + count] if behind >= 0 else nothing
+        next_in = image[further, low : low + count] if further < rows else nothing
+        made = out[r, low : low + count]
+        for c in range(count):
+            total[c] += enters[c] - leaves[c]
+            made[c] = weight * (total[c] + part * (next_in[c] + leaves[c]))
 
 
 @nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
 def _along_rows(image, out, reach, part, weight):  # type: ignore[no-untyped-def]
-    """Running mean along the first axis of (rows, m)."""
-    rows, width = image.shape
-    for run in nb.prange((width + _RUN - 1) // _RUN):
-        low = run * _RUN
-        count = min(_RUN, width - low)
-        nothing = np.zeros(count, np.float32)
-        total = np.zeros(count, np.float32)
-        for r in range(min(reach, rows)):
-            total += image[r, low : low + count]
-        for r in range(rows):
-            ahead, behind, further = r + reach, r - reach - 1, r + reach + 1
-            enters = image[ahead, low : low + count] if ahead < rows else nothing
-            leaves = image[behind, low : low + count] if behind >= 0 else nothing
-            next_in = image[further, low : low + count] if further < rows else nothing
-            made = out[r, low : low + count]
-            for c in range(count):
-                total[c] += enters[c] - leaves[c]
-                made[c] = weight * (total[c] + part * (next_in[c] + leaves[c]))
+    """All runs, on all cores."""
+    for run in nb.prange((image.shape[1] + _RUN - 1) // _RUN):
+        _run_of_columns(image, out, run * _RUN, reach, part, weight)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _along_few_rows(image, out, reach, part, weight):  # type: ignore[no-untyped-def]
+    """All runs, on one core: a small image is done before another core has woken up."""
+    for low in range(0, image.shape[1], _RUN):
+        _run_of_columns(image, out, low, reach, part, weight)
 
 
 @nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)

@@ -27,6 +27,8 @@ Image = NDArray[np.float32]
 
 # Residuals beyond so many standard deviations count less and less (Cauchy).
 _ROBUST = 2.0
+# Residuals of a bone that is explained well; fits are compared by it.
+_USUAL_SCALE = 0.3
 _SUPERSAMPLE = 2
 # Pixels larger than this part of the bone's length are as large as the triangles.
 _COARSE = 0.004
@@ -141,12 +143,14 @@ class Fit:
     cost : half of twice the negative logarithm of the posterior, up to a constant.
     information : (p, p) inverse covariance of coefficients, shares and poses, prior included.
     likeness : of each film: correlation of its contrast with the model's, on the bone.
+    evidence : how much less the films' contrast costs with the bone than without, priors paid.
     """
 
     state: State
     cost: float
     information: Floats
     likeness: tuple[float, ...]
+    evidence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +204,10 @@ def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -
             damping *= 10
         if damping > _MOST_DAMPING:
             break
-    return Fit(state, cost, normal, tuple(look.likeness() for look in looks))
+    return Fit(
+        state, cost, normal, tuple(look.likeness() for look in looks),
+        sum(look.explained() for look in looks) / level.independent_px - _prior(state),
+    )  # fmt: skip
 
 
 def information(model: BoneModel, sights: Sequence[Sight], state: State, level: Level) -> Floats:
@@ -254,6 +261,11 @@ class Look:
         """Correlation of film and model."""
         both = float(np.linalg.norm(self.film) * np.linalg.norm(self.model))
         return float(self.film @ self.model) / max(both, 1e-9)
+
+    def explained(self) -> float:
+        """By how much what is covered of the film costs less for being covered."""
+        costs = [np.log1p((v / (_ROBUST * _USUAL_SCALE)) ** 2) for v in (self.film, self.residual)]
+        return float((costs[0] - costs[1]).sum()) * _ROBUST**2
 
     def jacobian(self, model: BoneModel, state: State, basis: Image) -> Image:
         """(j, q + 6): how the model's contrast changes, the gain in it."""
@@ -344,12 +356,17 @@ def render(layers: Floats, model: BoneModel, steps_per_mm: Floats, projection: P
 
 def _cost(looks: Sequence[Look], scales: Sequence[float], state: State, level: Level) -> float:
     """What films and priors hold against a state."""
-    total = sum(float(p.surprise @ p.surprise) for p in state.placings)
-    total += float(state.coefficients @ state.coefficients + state.beyond @ state.beyond)
+    total = _prior(state)
     for look, scale in zip(looks, scales, strict=True):
         far = (look.residual / (_ROBUST * scale)) ** 2
         total += float(np.log1p(far).sum()) * _ROBUST**2 / level.independent_px
     return total
+
+
+def _prior(state: State) -> float:
+    """What priors hold against a state."""
+    total = sum(float(p.surprise @ p.surprise) for p in state.placings)
+    return total + float(state.coefficients @ state.coefficients + state.beyond @ state.beyond)
 
 
 def _normal(

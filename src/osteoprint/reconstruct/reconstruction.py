@@ -16,6 +16,7 @@ from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.classical import CLASSICAL, Outlined
 from osteoprint.reconstruct.fitting import Fit, State
 from osteoprint.reconstruct.refinement import REFINED, information_at, refine
+from osteoprint.reconstruct.rig_search import focused
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.statistical import fit_modes
 from osteoprint.reconstruct.uncertainty import Doubt, doubt, shown, worth
@@ -81,6 +82,8 @@ def reconstruct(
     seen = [Shot.of(film, name) for film, name in zip(films, names, strict=True)]
     if len({shot.rig is None for shot in seen}) > 1:
         raise FilmError(names[0], "and the other film differ: one has a camera", "calibrate both")
+    if seen[0].rig is not None:
+        seen = focused(seen)
     side, notes = _side(model, films)
     flipped = side is not None and model.shape.side is not None and side is not model.shape.side
     shots = [shot.mirrored if flipped else shot for shot in seen]

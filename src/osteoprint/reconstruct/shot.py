@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from osteoprint.errors import FilmError
@@ -26,6 +27,8 @@ _FAR_MM = 1e5
 BLUR_PX, MODEL_BLUR_PX = 0.7, 1.0
 # A local mean reaches so far, as a part of the bone's length (9 mm on a femur of 450 mm).
 REACH = 0.02
+# At the rim of a rig's round field so much of the film's size is veiled.
+_RIM = 0.012
 # Beyond the bone's end a film tells something at least so far, or the bone is cut there.
 _BEYOND = 0.012
 
@@ -82,11 +85,12 @@ class Shot:
         exposed = film.field.inside.astype(np.float32)
         row_mm, column_mm = geometry.spacing_at_bone_mm
         if film.camera is not None:
-            raise FilmError(
-                source, "is of a calibrated rig, whose films no method rebuilds yet",
-                "give films with pixel spacing and distances",
-            )  # fmt: skip
-        if film.bone is not None:
+            inside = ndimage.binary_erosion(
+                film.field.inside, iterations=round(_RIM * max(film.whole.shape)), border_value=1
+            )
+            exposed, mask, turn, soft = inside.astype(np.float32), inside, 0.0, True
+            centre, size = _box(inside, (row_mm, column_mm))
+        elif film.bone is not None:
             bone = film.bone
             turn, centre = bone.turn_deg, bone.centre
             size = (bone.size[0] * row_mm, bone.size[1] * column_mm)
@@ -102,9 +106,11 @@ class Shot:
             film.whole, exposed, film.radiograph.view, geometry.pixel_spacing_mm,
             _FAR_MM if far else geometry.sdd_mm, _FAR_MM if far else geometry.sod_mm,
             principal, turn, centre, size, mask, round(film.whole.shape[0] / mask.shape[0]),
-            (False, False), soft, film.stored.facts.intensity != "log",
+            (False, False), soft, film.stored.facts.intensity == "display",
             None if film.camera is None else _pose(film.camera.world_to_camera),
         )  # fmt: skip
+        if shot.rig is not None:
+            return replace(shot, cut=(True, True))
         return replace(shot, cut=(shot._ends_unseen(-1.0), shot._ends_unseen(1.0)))
 
     @property
@@ -229,6 +235,16 @@ class Shot:
         out = map_coordinates(image, inner, order=1, mode="nearest")
         seen = map_coordinates(weight, inner, order=1, mode="constant", cval=0.0) > 0.98
         return out.astype(np.float32), seen.astype(np.float32)
+
+
+def _box(
+    inside: NDArray[np.bool_], spacing_mm: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Middle, in pixels, and (height, width), mm, of the box around a mask."""
+    ends = [np.flatnonzero(inside.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    middle = tuple(float(e.mean()) for e in ends)
+    size = tuple(float(np.ptp(e) + 1) * mm for e, mm in zip(ends, spacing_mm, strict=True))
+    return (middle[0], middle[1]), (size[0], size[1])
 
 
 def _pose(matrix: Floats) -> tuple[Floats, Floats]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from osteoprint.reconstruct.bone_model import ENERGY_KEV, BoneModel
 from osteoprint.reconstruct.fitting import Fit, Level, Sight, State, fit
+from osteoprint.reconstruct.rig_search import poses
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.start import starts
 from osteoprint.xray.materials import BODY
@@ -17,6 +18,7 @@ _BEND = 1.6
 # So many of the fits go on from each level to the next: a bone tilted towards the tube or away
 # looks alike until its ends are seen sharply.
 _KEPT = (3, 2, 1)
+_KEPT_IN_RIG = (8, 4, 1)
 
 LEVELS = (
     Level(pixel=0.00926, modes=6, functions=0, steps=12, independent_px=12.0),
@@ -27,9 +29,24 @@ LEVELS = (
 
 def fit_modes(model: BoneModel, shots: Sequence[Shot]) -> Fit:
     """The model's modes and the poses that explain one or more films best."""
+    if shots[0].rig is not None:
+        return _fit_in_rig(model, shots)
     states = starts(model, shots)
     for level, kept in zip(LEVELS, _KEPT, strict=True):
         found = sorted((fitted(model, shots, s, level) for s in states), key=lambda f: f.cost)
+        states = [fit.state for fit in found[:kept]]
+    return found[0]
+
+
+def _fit_in_rig(model: BoneModel, shots: Sequence[Shot]) -> Fit:
+    """From the poses that a search found; films of a joint show other bones as well.
+
+    What is not covered by the bone is no reason against a pose, but what is covered and explained
+    is one for it.
+    """
+    states = poses(model, shots, sights(model, shots, LEVELS[0]))
+    for level, kept in zip(LEVELS, _KEPT_IN_RIG, strict=True):
+        found = sorted((fitted(model, shots, s, level) for s in states), key=lambda f: -f.evidence)
         states = [fit.state for fit in found[:kept]]
     return found[0]
 
