@@ -15,7 +15,7 @@ from osteoprint.errors import InputError
 from osteoprint.frames import Side, apply, rigid
 from osteoprint.shape.correspondence import folded, register, strain
 from osteoprint.shape.distance import surface_distance
-from osteoprint.shape.group import correspond
+from osteoprint.shape.group import _first_template, correspond
 from osteoprint.shape.placing import Target, similarity
 from osteoprint.shape.remesh import remeshed
 from osteoprint.shape.surface_index import barycentric
@@ -259,3 +259,13 @@ def test_real_femora_of_both_sides(real_data: Path) -> None:
         for way in (result.distance.estimate_to_truth, result.distance.truth_to_estimate):
             assert way.rms_mm <= 0.25
             assert way.hausdorff_mm <= 2.0
+
+
+def test_a_bone_that_so_few_vertices_cannot_mesh_makes_no_template() -> None:
+    """Then the next one of middling size does; where none does, the first one's reason is told."""
+    good = lump()
+    open_ = trimesh.Trimesh(good.vertices, good.faces[:-1], process=False)
+    found = _first_template([open_, good], bone=None, side=None, count=400, seed=0)
+    assert len(found.vertices) == 400
+    with pytest.raises(InputError, match="not closed"):
+        _first_template([open_], bone=None, side=None, count=400, seed=0)

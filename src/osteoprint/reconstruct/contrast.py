@@ -70,11 +70,16 @@ class Seen:
         """
         sigma = self.reach * _CURVE_REACH
         count = np.maximum(smoothed(on, sigma), 1e-3)
-        mf, mm = smoothed(film * on, sigma) / count, smoothed(model * on, sigma) / count
+        mf, mm = self.level(film, on), self.level(model, on)
         both = smoothed(film * model * on, sigma) / count - mf * mm
         own = smoothed(model * model * on, sigma) / count - mm * mm
         gain = np.clip(both / (own + np.float32(1e-3)), *_GAIN_LIMITS).astype(np.float32)
         return gain, (mf - gain * mm).astype(np.float32)
+
+    def level(self, image: Image, on: Image) -> Image:
+        """(rows, columns) local means as :meth:`curve` takes them, where `on` is 1."""
+        sigma = self.reach * _CURVE_REACH
+        return np.asarray(smoothed(image * on, sigma) / np.maximum(smoothed(on, sigma), 1e-3))
 
 
 def smoothed(stack: Image, sigma: float) -> Image:

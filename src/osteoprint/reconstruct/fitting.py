@@ -263,8 +263,10 @@ class Look:
         return float(self.film @ self.model) / max(both, 1e-9)
 
     def explained(self) -> float:
-        """By how much what is covered of the film costs less for being covered."""
-        costs = [np.log1p((v / (_ROBUST * _USUAL_SCALE)) ** 2) for v in (self.film, self.residual)]
+        """By how much what is covered of the film costs less than its offset alone would."""
+        target = self.sight.target
+        alone = self.film - target.seen.level(target.contrast, self.on.astype(np.float32))[self.on]
+        costs = [np.log1p((v / (_ROBUST * _USUAL_SCALE)) ** 2) for v in (alone, self.residual)]
         return float((costs[0] - costs[1]).sum()) * _ROBUST**2
 
     def jacobian(self, model: BoneModel, state: State, basis: Image) -> Image:

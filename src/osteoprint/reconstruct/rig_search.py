@@ -9,7 +9,7 @@ contrast (fast Fourier transform), all films at once: a shift in space is one in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import igl
 import numpy as np
@@ -39,6 +39,8 @@ _LAYERS = (1, 4)
 _LEAST_SEEN = 0.3
 # Poses that go on; what is found may be so far off, degrees and parts of the length.
 _KEPT = 24
+_NEARER = ((120, 8.0), (60, 4.0))
+_SAME_DEG = 3.0
 _TURN_DEG, _SHIFT = 20.0, 0.1
 
 
@@ -85,32 +87,82 @@ def poses(model: BoneModel, shots: Sequence[Shot], sights: Sequence[Sight]) -> l
     shots : of one calibrated rig, as of :func:`focused`.
     sights : the same at a coarse level's pixels.
     """
-    at, length = looked_at(shots), model.length_mm
-    vertices, faces, chosen = _coarse(model)
-    layers = _coarse_layers(model, vertices, faces)
-    steps = [_coarse_steps(sight.steps_per_mm)[:, chosen] for sight in sights]
-    films = [_Spectrum(sight) for sight in sights]
-    offsets = _grid(length)
-    shifts = [film.shift_of(offsets, shot) for film, shot in zip(films, shots, strict=True)]
-    found: list[tuple[float, Floats, Floats]] = []
-    low, high = vertices[:, 0].min(), vertices[:, 0].max()
-    for part in _LOOKED_AT:
-        near = np.abs(vertices[:, 0] - (low + part * (high - low))) < 0.06 * length
-        pivot = vertices[near].mean(axis=0)
-        for rotation in _evenly(_ROTATIONS):
-            shift = at - rotation @ pivot
-            total = np.zeros(len(offsets))
-            for film, step, moved in zip(films, steps, shifts, strict=True):
-                placed = layers @ rotation.T + shift
-                total += film.explained(placed, faces, step)[moved[0], moved[1]]
-            best = int(np.argmax(total))
-            found.append((float(total[best]), rotation, shift + offsets[best]))
-    found.sort(key=lambda pose: -pose[0])
+    search = _Search(model, shots, sights)
+    found = [
+        search.laid(rotation, pivot) for pivot in search.pivots for rotation in _evenly(_ROTATIONS)
+    ]
+    # Then nearer to what was found: poses of one pivot turned a little about every axis.
+    for kept, turn_deg in _NEARER:
+        found = sorted(found, key=lambda pose: -pose.score)[:kept]
+        around = _around(np.deg2rad(turn_deg))
+        found = [
+            max((search.laid(turn @ p.rotation, p.pivot) for turn in around), key=lambda q: q.score)
+            for p in found
+        ]
+    found = _distinct(sorted(found, key=lambda pose: -pose.score))[:_KEPT]
+    length = model.length_mm
     spread = np.array([*np.deg2rad([_TURN_DEG] * 3), *[_SHIFT * length] * 3])
     return [
-        State(np.zeros(1), np.zeros(0), (Placing.expected(rotation, shift, spread),))
-        for _, rotation, shift in found[:_KEPT]
+        State(np.zeros(1), np.zeros(0), (Placing.expected(p.rotation, p.shift_mm, spread),))
+        for p in found
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A pose, anatomical frame -> world, and how much of the films it explains."""
+
+    score: float
+    rotation: Floats
+    shift_mm: Floats
+    pivot: Floats
+
+
+class _Search:
+    """The mean bone before all films, in any pose."""
+
+    def __init__(self, model: BoneModel, shots: Sequence[Shot], sights: Sequence[Sight]) -> None:
+        self.at, length = looked_at(shots), model.length_mm
+        vertices, self.faces, chosen = _coarse(model)
+        self.layers = _coarse_layers(model, vertices, self.faces)
+        self.steps = [_coarse_steps(sight.steps_per_mm)[:, chosen] for sight in sights]
+        self.films = [_Spectrum(sight) for sight in sights]
+        self.offsets = _grid(length)
+        self.shifts = [
+            film.shift_of(self.offsets, shot) for film, shot in zip(self.films, shots, strict=True)
+        ]
+        low, high = vertices[:, 0].min(), vertices[:, 0].max()
+        self.pivots = [
+            vertices[np.abs(vertices[:, 0] - (low + part * (high - low))) < 0.06 * length].mean(0)
+            for part in _LOOKED_AT
+        ]
+
+    def laid(self, rotation: Floats, pivot: Floats) -> _Laid:
+        """The best shift of a bone turned so, its pivot about where the cameras look."""
+        shift = self.at - rotation @ pivot
+        total = np.zeros(len(self.offsets), np.float32)
+        for film, step, moved in zip(self.films, self.steps, self.shifts, strict=True):
+            total += film.explained(self.layers @ rotation.T + shift, self.faces, step)[moved]
+        best = int(np.argmax(total))
+        return _Laid(float(total[best]), rotation, shift + self.offsets[best], pivot)
+
+
+def _around(turn: float) -> Floats:
+    """(27, 3, 3) rotations by `turn` rad or not at all about every axis."""
+    steps = np.stack(np.meshgrid(*[[-turn, 0.0, turn]] * 3, indexing="ij"), axis=-1)
+    return np.asarray(Rotation.from_rotvec(steps.reshape(-1, 3)).as_matrix())
+
+
+def _distinct(ordered: Sequence[_Laid]) -> list[_Laid]:
+    """Poses of which no better one is nearly the same."""
+    out: list[_Laid] = []
+    for pose in ordered:
+        turned = [
+            np.arccos(np.clip((np.sum(pose.rotation * o.rotation) - 1) / 2, -1, 1)) for o in out
+        ]
+        if all(angle > np.deg2rad(_SAME_DEG) for angle in turned):
+            out.append(pose)
+    return out
 
 
 def _evenly(count: int) -> Floats:
@@ -168,7 +220,7 @@ class _Spectrum:
         self.film = fft.rfft2(self.target.contrast * self.target.seen.mask, self.size)
         self.mask = fft.rfft2(self.target.seen.mask, self.size)
 
-    def shift_of(self, offsets: Floats, shot: Shot) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def shift_of(self, offsets: Floats, shot: Shot) -> tuple[NDArray[np.int64], ...]:
         """Rows and columns of :meth:`explained` for (g, 3) shifts in space."""
         across = offsets @ self.target.projection.rotation.T
         pixels = np.round(across[:, :2] * (self.target.projection.focal[0] / shot.sod_mm))

@@ -28,7 +28,7 @@ BLUR_PX, MODEL_BLUR_PX = 0.7, 1.0
 # A local mean reaches so far, as a part of the bone's length (9 mm on a femur of 450 mm).
 REACH = 0.02
 # At the rim of a rig's round field so much of the film's size is veiled.
-_RIM = 0.012
+_RIM = 0.02
 # Beyond the bone's end a film tells something at least so far, or the bone is cut there.
 _BEYOND = 0.012
 

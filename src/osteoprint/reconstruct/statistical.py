@@ -18,7 +18,7 @@ _BEND = 1.6
 # So many of the fits go on from each level to the next: a bone tilted towards the tube or away
 # looks alike until its ends are seen sharply.
 _KEPT = (3, 2, 1)
-_KEPT_IN_RIG = (8, 4, 1)
+_KEPT_IN_RIG = (10, 8, 1)
 
 LEVELS = (
     Level(pixel=0.00926, modes=6, functions=0, steps=12, independent_px=12.0),

@@ -92,10 +92,10 @@ def correspond(
     if len(surfaces) < 2 or not len(surfaces) == len(flags) == len(names):
         raise InputError("bones", "are not a group", "give two or more, and a flag for each")
     few = slice(0, max(basis or len(surfaces), 2))
-    first = _most_average(surfaces[few], flags[few])
-    template = Template.from_surface(
-        surfaces[first], bone=bone, side=side, count=vertices, seed=seed
-    )
+    template = _first_template(
+        [surfaces[k] for k in _most_average(surfaces[few], flags[few])],
+        bone=bone, side=side, count=vertices, seed=seed,
+    )  # fmt: skip
     report = _Report(progress, 2 * len(surfaces[few]) + len(surfaces))
     with _pool(workers) as pool:
         for refined in (False, True):
@@ -211,10 +211,31 @@ def _carried(model: ShapeModel, modes: Floats, points: Floats) -> Floats:
     return np.asarray(np.einsum("jc,kjcx->kjx", weights, modes[:, corners]))
 
 
-def _most_average(surfaces: Sequence[trimesh.Trimesh], mirrored: Sequence[bool]) -> int:
-    """The bone of middling size, of the template's side if there is one."""
+def _most_average(surfaces: Sequence[trimesh.Trimesh], mirrored: Sequence[bool]) -> list[int]:
+    """The bones of the template's side, that of middling size first."""
     sizes = np.array([np.sqrt(surface.area) for surface in surfaces])
     eligible = np.flatnonzero(~np.array(mirrored))
     if not len(eligible):
         raise InputError("bones", "are all mirrored", "take their side as the template's")
-    return int(eligible[np.abs(sizes[eligible] - np.median(sizes)).argmin()])
+    away = np.abs(sizes[eligible] - np.median(sizes))
+    return [int(k) for k in eligible[np.argsort(away, kind="stable")]]
+
+
+def _first_template(
+    surfaces: Sequence[trimesh.Trimesh],
+    *,
+    bone: str | None,
+    side: Side | None,
+    count: int,
+    seed: int,
+) -> Template:
+    """The template of the first bone that so many vertices can mesh: one that is thin somewhere
+    may need more."""
+    refused: InputError | None = None
+    for surface in surfaces:
+        try:
+            return Template.from_surface(surface, bone=bone, side=side, count=count, seed=seed)
+        except InputError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
