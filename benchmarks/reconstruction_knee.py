@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -87,17 +88,15 @@ def seen(found: Reconstruction) -> NDArray[np.bool_]:
     return out
 
 
-def apart(one: Reconstruction, other: Reconstruction) -> tuple[Floats, int]:
-    """Distances, mm, of the part that all films show, after rigid alignment; and its vertices."""
-    both = seen(one) & seen(other)
-    moved = apply(kabsch(one.vertices[both], other.vertices[both]), one.vertices)
-    goal = SurfaceIndex.build(trimesh.Trimesh(other.vertices, other.faces, process=False))
+def apart(one: Floats, other: Floats, faces: NDArray[np.int64], part: NDArray[np.bool_]) -> Floats:
+    """Distances, mm, of a part of two corresponding surfaces, (n, 3), after rigid alignment."""
+    moved = apply(kabsch(one[part], other[part]), one)
+    goal = SurfaceIndex.build(trimesh.Trimesh(other, faces, process=False))
     for _ in range(20):
-        near = goal.nearest(moved[both])[1]
-        moved = apply(kabsch(moved[both], near), moved)
-    back = SurfaceIndex.build(trimesh.Trimesh(moved, one.faces, process=False))
-    far = [goal.nearest(moved[both])[0], back.nearest(other.vertices[both])[0]]
-    return np.concatenate(far), int(both.sum())
+        near = goal.nearest(moved[part])[1]
+        moved = apply(kabsch(moved[part], near), moved)
+    back = SurfaceIndex.build(trimesh.Trimesh(moved, faces, process=False))
+    return np.concatenate([goal.nearest(moved[part])[0], back.nearest(other[part])[0]])
 
 
 def edge_distances(found: Reconstruction, shot: Shot, index: int, moved_mm: float) -> Floats:
@@ -142,6 +141,21 @@ def picture(found: Reconstruction, path: Path) -> None:
     Image.fromarray(np.concatenate(parts, axis=1)).save(path, optimize=True)
 
 
+def outline_rows(found: Reconstruction, frame: str) -> list[dict[str, Any]]:
+    """How far the outline lies from each film's edge, and how far it would if it were moved."""
+    rows = []
+    for index, shot in enumerate(found.shots):
+        for moved in (0.0, MOVED_MM):
+            far = edge_distances(found, shot, index, moved)
+            words = f"outline moved by {moved:g} mm" if moved else "outline"
+            rows.append(
+                {"what": f"frame {frame}, camera {index + 1}: {words} to the film's edge, mean",
+                 "value": round(float(far.mean()), 3), "unit": "mm", "n": len(far),
+                 "note": f"median {np.median(far):.2f}, RMS {np.sqrt((far**2).mean()):.2f}"}
+            )  # fmt: skip
+    return rows
+
+
 def main() -> None:
     CACHE.mkdir(exist_ok=True)
     known = real_femora("smir_right_femora")
@@ -158,21 +172,20 @@ def main() -> None:
             {"what": f"frame {frame}: seconds, films read, pose searched, bone rebuilt",
              "value": round(seconds, 1), "unit": "s"}
         )  # fmt: skip
-        for index, shot in enumerate(found[frame].shots):
-            for moved, words in ((0.0, "outline to the film's edge"),
-                                 (MOVED_MM, f"the same, outline moved by {MOVED_MM:g} mm")):  # fmt: skip
-                far = edge_distances(found[frame], shot, index, moved)
-                rows.append(
-                    {"what": f"frame {frame}, camera {index + 1}: {words}, mean",
-                     "value": round(float(far.mean()), 3), "unit": "mm", "n": len(far),
-                     "note": f"median {np.median(far):.2f}, RMS {np.sqrt((far**2).mean()):.2f}"}
-                )  # fmt: skip
-    far, count = apart(*found.values())
-    rows.append(
-        {"what": "the two surfaces, where all films show them: RMS",
-         "value": round(float(np.sqrt((far**2).mean())), 3), "unit": "mm", "n": count,
-         "note": f"95 % within {np.percentile(far, 95):.2f} mm, farthest {far.max():.2f} mm"}
-    )  # fmt: skip
+        rows += outline_rows(found[frame], frame)
+    part = np.logical_and.reduce([seen(each) for each in found.values()])
+    shapes = {frame: each.vertices for frame, each in found.items()}
+    mean = model.shape.mean
+    pairs = [("the two surfaces, where all films show them", shapes["0138"], shapes["0180"])]
+    # Were they like each other only because both are like the mean, this would be as little.
+    pairs += [(f"that of {name} and the mean shape, there", v, mean) for name, v in shapes.items()]
+    for what, one, other in pairs:
+        far = apart(one, other, faces, part)
+        rows.append(
+            {"what": f"{what}: RMS", "value": round(float(np.sqrt((far**2).mean())), 3),
+             "unit": "mm", "n": int(part.sum()),
+             "note": f"95 % within {np.percentile(far, 95):.2f} mm, farthest {far.max():.2f} mm"}
+        )  # fmt: skip
     for r in rows:
         print(r)
     write_result(
