@@ -19,6 +19,7 @@ from osteoprint.reconstruct.shot import Shot
 from osteoprint.shape.alignment import kabsch
 from osteoprint.xray.camera import Camera, Geometry, Pose, view_camera
 from osteoprint.xray.film import Film, examine_film, write_film
+from osteoprint.xray.film_pair import examine_pair
 from osteoprint.xray.projector import prepare
 from osteoprint.xray.radiograph import expose
 
@@ -45,9 +46,13 @@ def calibrated(path: Path, camera: Camera) -> None:
 
 
 @pytest.fixture(scope="module")
-def rig(toy, truth, tmp_path_factory) -> list[Film]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("rig")
+
+
+@pytest.fixture(scope="module")
+def rig(toy, truth, folder) -> list[Film]:
     """Two cameras that see the true bone, as it lies in the world, from odd directions."""
-    folder = tmp_path_factory.mktemp("rig")
     surface = trimesh.Trimesh(truth, toy.faces, process=False)
     frame = anatomical_frame(truth, toy.faces, bone="femur", side=Side.RIGHT)
     volume = prepare(
@@ -89,6 +94,14 @@ def test_the_bone_is_found_and_rebuilt(toy, rig, truth, monkeypatch):
     assert min(found.likeness) > 0.8
     assert len(found.state.placings) == 1
     assert found.surface.is_watertight
+
+
+def test_a_pair_of_a_rig_is_read_though_no_bone_stands_clear(rig, folder, monkeypatch):
+    monkeypatch.setattr("osteoprint.xray.film.find_bone", lambda *_: None)
+    pair = examine_pair(folder / "AP.png", folder / "ML.png")
+    assert pair.ap.camera is not None
+    assert any("no long bone" in warning for warning in pair.warnings)
+    assert pair.stretches == (1.0, 1.0)
 
 
 def test_cameras_that_look_the_same_way_are_refused(rig):

@@ -46,6 +46,8 @@ class Reconstruction:
     doubt : how far the surface may be off; None where a method cannot tell.
     likeness : of each film: correlation of its local contrast with the fitted model's.
     warnings : what is doubtful, in words.
+    mirrored : whether the shots, state and vertices are those of the other side's bone: models are
+        of one side.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Reconstruction:
     doubt: Doubt | None
     likeness: tuple[float, ...]
     warnings: tuple[str, ...]
+    mirrored: bool = False
 
 
 def reconstruct(
@@ -105,7 +108,7 @@ def reconstruct(
     surface = finished(vertices, model, flipped=flipped)
     return Reconstruction(
         method, surface, side or model.shape.side, found.state, vertices, model.shape.faces,
-        tuple(shots), unsure, likeness, tuple(notes),
+        tuple(shots), unsure, likeness, tuple(notes), flipped,
     )  # fmt: skip
 
 

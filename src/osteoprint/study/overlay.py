@@ -30,6 +30,11 @@ def draw_overlay(found: Reconstruction, names: Sequence[str], path: Path) -> Non
         length = float(np.ptp(found.vertices[:, 0]))
         image = shot.upright(_PIXEL * length, length)[1]
         lines = outlines(found, shot, index)
+        if found.mirrored:
+            # Shown as it was taken.
+            last = image.shape[1] - 1
+            image = image[:, ::-1]
+            lines = [np.stack([line[:, 0], last - line[:, 1]], axis=1) for line in lines]
         low, high = np.percentile(image, [1, 99.7])
         for side in range(2):
             axes = figure.add_subplot(1, 2 * count, 2 * index + side + 1)
@@ -70,7 +75,7 @@ def _picture(found: Reconstruction, index: int) -> NDArray[np.uint8]:
     edge = np.clip(2.0 * np.hypot(*np.gradient(cover)), 0.0, 1.0)[..., None]
     colour = np.array([255.0, 176.0, 0.0])
     drawn = 235 * grey[..., None] * (1 - edge) + colour * edge
-    return np.asarray(np.round(drawn), np.uint8)
+    return np.asarray(np.round(drawn[:, ::-1] if found.mirrored else drawn), np.uint8)
 
 
 def outlines(found: Reconstruction, shot: Shot, index: int) -> list[NDArray[np.float64]]:

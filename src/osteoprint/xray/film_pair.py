@@ -45,6 +45,13 @@ class FilmPair:
         return 1.0 - min(self.lengths_mm) / max(self.lengths_mm)
 
 
+def _length_mm(film: Film, path: Path) -> float:
+    """Of the bone on a film; nan where a rig's camera is known and no bone stands clear."""
+    if film.length_mm or film.camera is None:
+        return film.length_mm or place(film.radiograph, str(path)).length_mm
+    return float("nan")
+
+
 def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmPair:
     """Read an AP and an ML film, and compare them.
 
@@ -59,10 +66,7 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
     sides = {film.radiograph.side for film in films} - {None}
     if len(sides) > 1:
         raise FilmError(ml, "is of the other side of the body", "give two films of one bone")
-    first, second = (
-        film.length_mm or place(film.radiograph, str(path)).length_mm
-        for film, path in zip(films, (ap, ml), strict=True)
-    )
+    first, second = (_length_mm(film, path) for film, path in zip(films, (ap, ml), strict=True))
     longer = max(first, second)
     # What is not seen whole has no length to compare.
     partly = any(film.camera is not None or (film.bone and film.bone.cut) for film in films)
