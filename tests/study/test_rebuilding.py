@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from osteoprint.fingerprint.samples import sample_bone
 from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study.experiment import StudyBone
 from osteoprint.study.markup import Figures
+from osteoprint.study.modes_section import modes, modes_solid
 from osteoprint.study.rebuilding import RebuildStudy, rebuild_study
 from osteoprint.study.rebuilt_section import rebuilt
 from osteoprint.study.report import plain
@@ -76,8 +78,30 @@ def test_the_page_shows_them(study, bones):
     assert html.count("<div") == html.count("</div>")
 
 
+def test_the_page_shows_how_the_known_bones_vary(study):
+    """A slider for each mode; mean and moves, packed alike, are the model's own."""
+    solid = modes_solid(study.shapes)
+    values = plain({"rebuilt": study.to_json()})
+    assert values["rebuilt"]["model"]["shapes"] == 4
+    assert sum(values["rebuilt"]["model"]["share"]) == pytest.approx(1.0)
+    html = modes(Figures(values), {"modes": solid, "colours": [[0, 0, 0], [255, 255, 255]]})
+    assert html.count('type="range"') == len(solid["moves"]) == 3
+    assert html.count("<div") == html.count("</div>")
+
+    def unpacked(text: str) -> np.ndarray:
+        return np.frombuffer(base64.b64decode(text), "<i2").reshape(-1, 3).astype(float)
+
+    at, moves = unpacked(solid["match"]["at"]), [unpacked(m) for m in solid["moves"]]
+    assert {len(move) for move in moves} == {len(at)}
+    # One SD of the first mode draws the bone out as much as it does the model.
+    drawn = np.ptp((at + moves[0])[:, 0]) / np.ptp(at[:, 0])
+    sd = study.shapes.instance(np.array([1.0]))
+    assert drawn == pytest.approx(np.ptp(sd[:, 0]) / np.ptp(study.shapes.mean[:, 0]), abs=0.004)
+
+
 def test_without_it_the_page_has_no_such_section():
     assert rebuilt(Figures({"rebuilt": None}), {}) == ""
+    assert modes(Figures({"rebuilt": None}), {}) == ""
     assert rebuilt_solids(None, [])["bones"] == []
 
 

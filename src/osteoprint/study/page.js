@@ -204,8 +204,12 @@ function normalsOf(at, faces) {
   return out;
 }
 
-function upload(gl, packed, colours) {
+/* Moves, each times its weight, are added to the packed vertices: a shape model's modes. */
+function upload(gl, packed, colours, moves = [], weights = []) {
   const at = Float32Array.from(decode(packed.at, Int16Array), (v) => v / 32000);
+  moves.forEach((move, m) => {
+    if (weights[m]) move.forEach((v, i) => { at[i] += (weights[m] * v) / 32000; });
+  });
   const faces = decode(packed.faces, packed.wide ? Uint32Array : Uint16Array);
   const paint = new Uint8Array(at.length);
   const far = packed.far ? decode(packed.far, Uint8Array) : null;
@@ -267,14 +271,16 @@ function startStage(stage, brush, solid, colours, wait) {
   const card = stage.closest(".shape");
   const signs = stage.querySelector(".signs");
   const rest = { yaw: -0.5, pitch: 0.1, zoom: 1, x: 0, y: 0 };
-  let pose = { ...rest }, mode = "beside", paint = "far", bodies = null, asked = false;
+  const moves = (solid.moves || []).map((move) => decode(move, Int16Array));
+  const weights = moves.map(() => 0);
+  let pose = { ...rest }, mode = solid.truth ? "beside" : "match", paint = "far", bodies = null, asked = false;
   function draw() {
     asked = false;
     if (gl.isContextLost()) return;
     fit(canvas);
     bodies ??= {
-      truth: upload(gl, solid.truth, colours),
-      far: upload(gl, solid.match, colours),
+      truth: solid.truth ? upload(gl, solid.truth, colours) : null,
+      far: upload(gl, solid.match, colours, moves, weights),
       sure: solid.match.sure ? upload(gl, { ...solid.match, far: solid.match.sure }, colours) : null,
     };
     const match = (paint === "sure" && bodies.sure) || bodies.far;
@@ -353,6 +359,12 @@ function startStage(stage, brush, solid, colours, wait) {
   });
   card.querySelectorAll("fieldset input").forEach((i) => i.addEventListener("change", () => {
     if (i.name.startsWith("paint-")) paint = i.value; else mode = i.value;
+    redraw();
+  }));
+  card.querySelectorAll("[type=range]").forEach((slider) => slider.addEventListener("input", () => {
+    weights[slider.dataset.mode] = Number(slider.value);
+    if (bodies) [...bodies.far.buffers, bodies.far.faces].forEach((buffer) => gl.deleteBuffer(buffer));
+    bodies = null;
     redraw();
   }));
   new ResizeObserver(() => { if (bodies) redraw(); }).observe(canvas);

@@ -6,6 +6,7 @@ from html import escape
 from importlib.resources import files
 
 from osteoprint.study.markup import Figures, Json, script_json
+from osteoprint.study.modes_section import modes
 from osteoprint.study.rebuilt_section import rebuilt
 from osteoprint.study.sections import bones, how, identity, opening, shape, tables, the_map
 
@@ -36,6 +37,7 @@ def page(values: Json, pictures: Json) -> str:
         the_map(figure),
         shape(figure, pictures),
         rebuilt(figure, pictures),
+        modes(figure, pictures),
         tables(figure),
         bones(figure, pictures),
         how(figure),

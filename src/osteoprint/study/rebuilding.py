@@ -23,6 +23,7 @@ from osteoprint.shape.alignment import align_rigid
 from osteoprint.shape.correspondence import Correspondence
 from osteoprint.shape.distance import SurfaceDistance, surface_distance
 from osteoprint.shape.group import correspond
+from osteoprint.shape.ssm import ShapeModel
 from osteoprint.shape.surface_index import SurfaceIndex
 from osteoprint.study.experiment import Progress, StudyBone, quiet
 from osteoprint.study.workers import cores
@@ -36,6 +37,8 @@ from osteoprint.xray.protocol import film_geometry
 METHODS: tuple[Method, ...] = ("refined", "statistical", "laplacian", "ffd", "tps", "contour")
 # Films lie so far from the standard views, which nobody tells the methods.
 _OFF_DEG, _OFF_SHARE = 5.0, 0.018
+# Modes of the shape model that a report shows.
+SHOWN_MODES = 5
 # Half the width of a 90 % interval, in standard deviations.
 _NINETY = 1.645
 
@@ -68,12 +71,14 @@ class RebuildStudy:
     names : of the unseen bones.
     methods : in their order.
     rebuilt : per unseen bone, per method.
+    shapes : the known bones' shape model.
     """
 
     preset: str
     names: tuple[str, ...]
     methods: tuple[str, ...]
     rebuilt: list[dict[str, Rebuilt]]
+    shapes: ShapeModel
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: means by method, and every bone."""
@@ -85,6 +90,7 @@ class RebuildStudy:
             "preset": self.preset,
             "methods": [self._summary(method) for method in self.methods],
             "bones": bones,
+            "model": _model_facts(self.shapes),
         }
 
     def _summary(self, method: str) -> dict[str, Any]:
@@ -94,6 +100,18 @@ class RebuildStudy:
             values = [e[key] for e in each if e[key] is not None]
             out[key] = float(np.mean(values)) if values else None
         return out | {"worst_rms_mm": max(e["rms_mm"] for e in each)}
+
+
+def _model_facts(model: ShapeModel) -> dict[str, Any]:
+    """What the page says of a shape model: bones, modes, and each shown mode's share."""
+    variance = model.deviations**2
+    share = variance / variance.sum()
+    return {
+        "shapes": model.shapes,
+        "modes": len(share),
+        "share": [float(v) for v in share[:SHOWN_MODES]],
+        "together": float(share[:SHOWN_MODES].sum()),
+    }
 
 
 def _facts(rebuilt: Rebuilt) -> dict[str, Any]:
@@ -143,7 +161,7 @@ def rebuild_study(
         rebuilt.append(found)
         progress("Rebuilding unseen bones", index + 1, len(unseen))
     names = tuple(bone.record.name for bone in unseen)
-    return RebuildStudy(preset, names, tuple(methods), rebuilt)
+    return RebuildStudy(preset, names, tuple(methods), rebuilt, model.shape)
 
 
 def model_of(known: Sequence[StudyBone], progress: Progress = quiet) -> BoneModel:

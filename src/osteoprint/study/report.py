@@ -33,6 +33,7 @@ from osteoprint.study.figures import (
     probe_picture,
 )
 from osteoprint.study.identification import distances
+from osteoprint.study.modes_section import modes_solid
 from osteoprint.study.page import page
 from osteoprint.study.solids import rebuilt_solids, solids
 from osteoprint.study.whole_way import StudyResult
@@ -302,6 +303,9 @@ def _pictures(result: StudyResult, values: dict[str, Any], progress: Progress) -
     bodies = solids(result)
     again = rebuilt_solids(result.rebuilt, [bone.surface for bone in unseen])
     bodies["bones"] += again.pop("bones")
+    model = None if result.rebuilt is None else modes_solid(result.rebuilt.shapes)
+    if model is not None:
+        bodies["bones"].append({name: model[name] for name in ("match", "moves")})
     progress(step, 5, total)
     return {
         "probes": probes,
@@ -309,6 +313,7 @@ def _pictures(result: StudyResult, values: dict[str, Any], progress: Progress) -
         "portraits": everybody,
         "stills": bodies.pop("stills"),
         "rebuilt": again,
+        "modes": model,
         "top_mm": bodies["top_mm"],
         "colours": bodies["colours"],
         "data": {"map": chart, "solids": bodies},

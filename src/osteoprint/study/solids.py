@@ -26,7 +26,7 @@ _ALL_TRIANGLES = 130_000
 _MOST_TRIANGLES = 7_000
 _LEAST_TRIANGLES = 1_500
 # Full scale of the packed coordinates.
-_SCALE = 32_000.0
+PACKED_SCALE = 32_000.0
 
 
 def solids(result: StudyResult) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def thinned(mesh: trimesh.Trimesh, triangles: int) -> trimesh.Trimesh:
 
 def pack(mesh: trimesh.Trimesh, centre: NDArray[np.float64], size: float) -> dict[str, Any]:
     """Vertices as base64 int16 of (vertex - centre) / size, faces as base64 uint16 or uint32."""
-    places = np.round((mesh.vertices - centre) / size * _SCALE)
+    places = np.round((mesh.vertices - centre) / size * PACKED_SCALE)
     wide = np.uint16 if len(mesh.vertices) < 65_536 else np.uint32
     return {
         "at": _base64(np.clip(places, -32_767, 32_767).astype("<i2")),
