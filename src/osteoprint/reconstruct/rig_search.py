@@ -50,7 +50,7 @@ def looked_at(shots: Sequence[Shot]) -> Floats:
     for shot in shots:
         assert shot.rig is not None
         rotation, shift = shot.rig
-        right_mm, down_mm = shot._detector_mm(shot.centre)
+        right_mm, down_mm = shot.detector_mm(shot.centre)
         ray = rotation.T @ np.array([right_mm, down_mm, shot.sdd_mm])
         ray /= np.linalg.norm(ray)
         across = np.eye(3) - np.outer(ray, ray)

@@ -143,11 +143,11 @@ class Shot:
     @property
     def centre_mm(self) -> tuple[float, float]:
         """(right, down) of the box's middle from the central ray, upright, at the bone, mm."""
-        at = self.axes[:2, :2] @ self._detector_mm(self.centre)
+        at = self.axes[:2, :2] @ self.detector_mm(self.centre)
         scale = self.sod_mm / self.sdd_mm
         return float(at[0] * scale), float(at[1] * scale)
 
-    def _detector_mm(self, at: tuple[float, float]) -> Floats:
+    def detector_mm(self, at: tuple[float, float]) -> Floats:
         """(right, down) of a pixel from the central ray at the detector, mm."""
         return np.array(
             [

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import igl
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 
 from osteoprint.shape.placing import vertex_normals
 from osteoprint.shape.ssm import ShapeModel
 from osteoprint.study.markup import Figures, gradient
 from osteoprint.study.rebuilding import SHOWN_MODES
-from osteoprint.study.solids import PACKED_SCALE, nice_top, pack, still
+from osteoprint.study.solids import PACKED_SCALE, base64_of, nice_top, pack, still
 
 # The surface shown has so many triangles.
 _TRIANGLES = 5_000
@@ -46,11 +44,11 @@ def modes_solid(model: ShapeModel) -> dict[str, Any]:
     # Room for the longest bone that the sliders make.
     size = float(np.abs(mesh.vertices - centre).max()) * 1.3
     packed = pack(mesh, centre, size)
-    packed["far"] = _base64(np.round(255 * level).astype(np.uint8))
+    packed["far"] = base64_of(np.round(255 * level).astype(np.uint8))
     moves = np.round(scaled[:SHOWN_MODES] / size * PACKED_SCALE).astype("<i2")
     return {
         "match": packed,
-        "moves": [_base64(move) for move in moves],
+        "moves": [base64_of(move) for move in moves],
         "top_mm": top,
         "still": still(mesh, level),
     }
@@ -85,7 +83,3 @@ sliders change its shape"></canvas><div class="signs" hidden></div></div>
 <div class="under"><div class="scale"><i style="background:{gradient(pictures["colours"])}"></i>
 <span><b>0</b><b>{own["top_mm"]:g} mm or more</b></span></div></div></div></article></section>
 """
-
-
-def _base64(values: NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")

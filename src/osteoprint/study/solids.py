@@ -53,7 +53,7 @@ def solids(result: StudyResult) -> dict[str, Any]:
         size = float(np.abs(truth.vertices - centre).max()) * 1.15
         level = np.clip(far / top, 0.0, 1.0)
         packed = pack(match, centre, size)
-        packed["far"] = _base64(np.round(255 * level).astype(np.uint8))
+        packed["far"] = base64_of(np.round(255 * level).astype(np.uint8))
         bones.append({"truth": pack(truth, centre, size), "match": packed})
         stills.append(still(match, level))
     return {"top_mm": top, "colours": distance_colours(), "bones": bones, "stills": stills}
@@ -84,9 +84,9 @@ def rebuilt_solids(study: RebuildStudy | None, truths: Sequence[trimesh.Trimesh]
         size = float(np.abs(truth.vertices - centre).max()) * 1.15
         packed = pack(match, centre, size)
         level = np.clip(far / top, 0.0, 1.0)
-        packed["far"] = _base64(np.round(255 * level).astype(np.uint8))
+        packed["far"] = base64_of(np.round(255 * level).astype(np.uint8))
         if sure is not None:
-            packed["sure"] = _base64(np.round(255 * np.clip(sure / top, 0, 1)).astype(np.uint8))
+            packed["sure"] = base64_of(np.round(255 * np.clip(sure / top, 0, 1)).astype(np.uint8))
         bones.append({"truth": pack(truth, centre, size), "match": packed})
         stills.append(still(match, level))
     films = [outlined_films(rebuilt.found) for rebuilt in shown]
@@ -123,13 +123,14 @@ def pack(mesh: trimesh.Trimesh, centre: NDArray[np.float64], size: float) -> dic
     places = np.round((mesh.vertices - centre) / size * PACKED_SCALE)
     wide = np.uint16 if len(mesh.vertices) < 65_536 else np.uint32
     return {
-        "at": _base64(np.clip(places, -32_767, 32_767).astype("<i2")),
-        "faces": _base64(mesh.faces.astype(wide)),
+        "at": base64_of(np.clip(places, -32_767, 32_767).astype("<i2")),
+        "faces": base64_of(mesh.faces.astype(wide)),
         "wide": wide is np.uint32,
     }
 
 
-def _base64(values: NDArray[Any]) -> str:
+def base64_of(values: NDArray[Any]) -> str:
+    """An array's bytes, row by row, as base64."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
 
 
