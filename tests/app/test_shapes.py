@@ -150,6 +150,31 @@ def test_films_of_a_left_bone_give_a_left_bone(world, capsys, tmp_path):
     assert surface_distance(found, truth).rms_relative < 0.006
 
 
+def test_films_of_no_use_are_refused_before_shapes_are_learnt(
+    world, capsys, tmp_path, monkeypatch
+):
+    """A calibrated rig whose two cameras look the same way tells no depth."""
+    monkeypatch.setattr(
+        "osteoprint.reconstruct.learning.bank_model", lambda *_, **__: pytest.fail("learnt")
+    )
+    camera = {
+        "k": [[4000, 0, 200], [0, 4000, 400], [0, 0, 1]],
+        "r": np.eye(3).tolist(),
+        "t_mm": [0, 0, 1000],
+    }
+    for name in ("AP", "ML"):
+        (tmp_path / f"{name}.png").write_bytes((world / f"{name}.png").read_bytes())
+        facts = {"camera": camera, "intensity": "log", "polarity": "bone_bright", "view": name}
+        (tmp_path / f"{name}.png.json").write_text(json.dumps(facts))
+    paths = [str(tmp_path / f"{n}.png") for n in ("AP", "ML")]
+    out = tmp_path / "bone.ply"
+    assert run(["reconstruct", *paths, "--bank", str(world / "bank"), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "look the same way" in error
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

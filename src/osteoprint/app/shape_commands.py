@@ -145,11 +145,13 @@ def _by_shape(
     from osteoprint.reconstruct.nearest import nearest_by_shape
     from osteoprint.reconstruct.output import write_surface
     from osteoprint.reconstruct.reconstruction import reconstruct as from_films
+    from osteoprint.reconstruct.reconstruction import shots_of
     from osteoprint.study.workers import cores
     from osteoprint.xray.film_pair import examine_pair
 
     pair = examine_pair(ap, ml, marker_mm=marker_mm)
     films = [pair.ap, pair.ml]
+    shots_of(films, [ap.name, ml.name])  # refused before minutes of learning
     with steps() as progress, Bank.open(bank) as opened:
         model = bank_model(opened, bone=bone, progress=progress, workers=cores())
         started = time.monotonic()
@@ -193,6 +195,7 @@ def _fitted(
     from osteoprint.reconstruct.output import coloured, write_surface
     from osteoprint.reconstruct.reconstruction import Method
     from osteoprint.reconstruct.reconstruction import reconstruct as from_films
+    from osteoprint.reconstruct.reconstruction import shots_of
     from osteoprint.study.overlay import draw_overlay
     from osteoprint.study.workers import cores
     from osteoprint.xray.film import examine_film
@@ -205,10 +208,11 @@ def _fitted(
     else:
         pair = examine_pair(ap, ml, marker_mm=marker_mm)
         films, notes = [pair.ap, pair.ml], list(pair.warnings)
+    names = [path.name for path in (ap, ml) if path is not None]
+    shots_of(films, names)  # films that cannot be used are refused before minutes of learning
     with steps() as progress, Bank.open(bank) as opened:
         model = bank_model(opened, bone=bone, progress=progress, workers=cores())
     started = time.monotonic()
-    names = [path.name for path in (ap, ml) if path is not None]
     found = from_films(model, films, method, sources=names)  # type: ignore[arg-type]
     seconds = time.monotonic() - started
     doubt = found.doubt

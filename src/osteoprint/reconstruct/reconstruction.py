@@ -79,14 +79,10 @@ def reconstruct(
     method : how.
     sources : what messages call the films.
 
-    Raises FilmError where no bone is seen on a film, or only some are of a calibrated rig.
+    Raises FilmError as :func:`shots_of` does.
     """
-    names = [*sources, *("film" for _ in range(len(films) - len(sources)))]
-    seen = [Shot.of(film, name) for film, name in zip(films, names, strict=True)]
-    if len({shot.rig is None for shot in seen}) > 1:
-        raise FilmError(names[0], "and the other film differ: one has a camera", "calibrate both")
-    if seen[0].rig is not None:
-        seen = focused(seen)
+    names = _named(films, sources)
+    seen = shots_of(films, names)
     side, notes = _side(model, films)
     flipped = side is not None and model.shape.side is not None and side is not model.shape.side
     shots = [shot.mirrored if flipped else shot for shot in seen]
@@ -110,6 +106,28 @@ def reconstruct(
         method, surface, side or model.shape.side, found.state, vertices, model.shape.faces,
         tuple(shots), unsure, likeness, tuple(notes), flipped,
     )  # fmt: skip
+
+
+def shots_of(films: Sequence[Film], sources: Sequence[str] = ()) -> list[Shot]:
+    """The films made ready to be fitted; no model is needed to know that they can be.
+
+    Parameters
+    ----------
+    films, sources : as of :func:`reconstruct`.
+
+    Raises FilmError where no bone is seen on a film, only some are of a calibrated rig, or a rig's
+    cameras do not look at one place.
+    """
+    names = _named(films, sources)
+    seen = [Shot.of(film, name) for film, name in zip(films, names, strict=True)]
+    if len({shot.rig is None for shot in seen}) > 1:
+        raise FilmError(names[0], "and the other film differ: one has a camera", "calibrate both")
+    return seen if seen[0].rig is None else focused(seen)
+
+
+def _named(films: Sequence[Film], sources: Sequence[str]) -> list[str]:
+    """A name for every film."""
+    return [*sources, *("film" for _ in range(len(films) - len(sources)))]
 
 
 def finished(vertices: Floats, model: BoneModel, *, flipped: bool) -> trimesh.Trimesh:
