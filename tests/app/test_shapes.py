@@ -150,9 +150,7 @@ def test_films_of_a_left_bone_give_a_left_bone(world, capsys, tmp_path):
     assert surface_distance(found, truth).rms_relative < 0.006
 
 
-def test_films_of_no_use_are_refused_before_shapes_are_learnt(
-    world, capsys, tmp_path, monkeypatch
-):
+def test_films_of_no_use_are_refused_before_shapes_are_learnt(world, capsys, tmp_path, monkeypatch):
     """A calibrated rig whose two cameras look the same way tells no depth."""
     monkeypatch.setattr(
         "osteoprint.reconstruct.learning.bank_model", lambda *_, **__: pytest.fail("learnt")

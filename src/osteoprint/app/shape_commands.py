@@ -193,9 +193,8 @@ def _fitted(
     from osteoprint.bank.store import Bank
     from osteoprint.reconstruct.learning import bank_model
     from osteoprint.reconstruct.output import coloured, write_surface
-    from osteoprint.reconstruct.reconstruction import Method
+    from osteoprint.reconstruct.reconstruction import Method, shots_of
     from osteoprint.reconstruct.reconstruction import reconstruct as from_films
-    from osteoprint.reconstruct.reconstruction import shots_of
     from osteoprint.study.overlay import draw_overlay
     from osteoprint.study.workers import cores
     from osteoprint.xray.film import examine_film
