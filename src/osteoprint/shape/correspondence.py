@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from osteoprint.ct.surface import check_surface
 from osteoprint.frames import apply
 from osteoprint.shape.distance import SurfaceDistance, surface_distance
+from osteoprint.shape.doubts import MOST_STRAIN, MOST_WORST, doubts, folded, handles, strain
 from osteoprint.shape.placing import (
     Placement,
     Target,
@@ -36,16 +37,9 @@ Ints = NDArray[np.int64]
 ROUNDS = 3
 FINAL_ROUNDS = 6
 BACK_POINTS = 8000
-# When a registration is not to be trusted. Laid onto their like, templates of femora and tibiae
-# are strained by 0.06 to 0.11, a human femur's onto a cat's by 0.16; onto the wrong side by
-# 0.25 to 0.37, and onto another bone by 0.29 to 0.48.
-MOST_STRAIN = 0.2
-# Parts of the better misfit.
-OTHER_SIDE = 0.85
-AMBIGUOUS = 1.1
-# Parts of the bone's diagonal.
-MOST_RMS = 0.001
-MOST_WORST = 0.01
+# A few bones, with spurs or hooks, succeed or fail by where the points that stand for them
+# happen to lie; so many such choices are tried.
+WAYS = 4
 # A surface further than this from the template, as a part of the length, draws it there.
 UNREACHED = 0.0018
 # The least that counts, as a part of the distance between its vertices.
@@ -130,7 +124,28 @@ def register(
     InputError : `surface` is not one closed body in mm.
     """
     check_surface(surface, source)
-    target = Target.of(surface, template.length_mm, mirrored, source)
+    image = place(template, Target.of(surface, template.length_mm, not mirrored, source))
+    best: Correspondence | None = None
+    for way in range(WAYS):
+        target = Target.of(surface, template.length_mm, mirrored, source, way)
+        found = _laid(template, target, surface, mirrored, image)
+        if best is None or _ill(found) < _ill(best):
+            best = found
+        # What is another bone, or lies otherwise, is so from every side.
+        if found.ok or found.strain > MOST_STRAIN:
+            break
+    assert best is not None
+    return best
+
+
+def _laid(
+    template: Template,
+    target: Target,
+    surface: trimesh.Trimesh,
+    mirrored: bool,
+    image: Placement,
+) -> Correspondence:
+    """The template laid onto a target; `image` is its placement on the mirror image."""
     placement = place(template, target)
     begun = _begun(template, target, placement)
     bent = _bent(template, target, begun)
@@ -139,25 +154,15 @@ def register(
     faces = template.faces[:, ::-1] if mirrored else template.faces
     distance = surface_distance(trimesh.Trimesh(vertices, faces, process=False), surface)
     folds = int(folded(final, template.faces, target).sum())
-    image = place(template, Target.of(surface, template.length_mm, not mirrored, source))
     stretch = strain(template, final)
-    reasons = _doubts(distance, folds, stretch, placement, image)
+    worst = max(MOST_WORST * distance.diagonal_mm, COARSE * _spacing(template))
+    reasons = doubts(distance, folds, stretch, placement, image, handles(surface), worst)
     return Correspondence(vertices, faces, mirrored, distance, folds, stretch, not reasons, reasons)
 
 
-def folded(vertices: Floats, faces: Ints, target: Target) -> NDArray[np.bool_]:
-    """(m,) which triangles are folded over.
-
-    A triangle is folded if its normal points away (by more than 90 degrees) from the mean of
-    the normals of its own three vertices, or from the normal of the target nearest
-    to its middle; also if it has no area.
-    """
-    triangles = vertices[faces]
-    cross = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    around = vertex_normals(vertices, faces)[faces].sum(axis=1)
-    there = target.normals_at(triangles.mean(axis=1))
-    against = np.minimum((cross * around).sum(axis=1), (cross * there).sum(axis=1))
-    return np.asarray(against <= 0)
+def _ill(found: Correspondence) -> tuple[int, float]:
+    """Of two registrations of a bone that with the smaller value is better."""
+    return found.folds, found.distance.hausdorff_mm
 
 
 def _begun(template: Template, target: Target, placement: Placement) -> Floats:
@@ -176,30 +181,6 @@ def _begun(template: Template, target: Target, placement: Placement) -> Floats:
         values = np.clip(values, -FARTHEST_MODE, FARTHEST_MODE)
         shape = template.vertices + (values @ template.modes).reshape(-1, 3)
     return apply(matrix, shape)
-
-
-def strain(template: Template, vertices: Floats) -> float:
-    """How much the template is stretched and sheared to be `vertices`, beyond its size.
-
-    RMS over its area of the logarithms of both principal stretches: 0.1 is a tenth.
-    """
-    before, after = (_in_plane(v[template.faces]) for v in (template.vertices, vertices))
-    area = np.linalg.det(before)
-    stretches = np.linalg.svd(after @ np.linalg.inv(before), compute_uv=False)
-    logs = np.log(np.maximum(stretches, 1e-6))
-    logs -= np.average(logs.mean(axis=1), weights=area)
-    return float(np.sqrt(np.average((logs**2).mean(axis=1), weights=area)))
-
-
-def _in_plane(triangles: Floats) -> Floats:
-    """(m, 2, 2) both edges from the first corner of (m, 3, 3) triangles, as columns, in axes
-    of the triangle's own plane."""
-    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
-    length = np.maximum(np.linalg.norm(first, axis=1), 1e-12)
-    along = (second * first).sum(axis=1) / length
-    height = np.linalg.norm(np.cross(first, second), axis=1) / length
-    rows = [np.stack([length, along], axis=1), np.stack([0 * length, height], axis=1)]
-    return np.stack(rows, axis=1)
 
 
 def _bent(template: Template, target: Target, begun: Floats) -> Floats:
@@ -305,8 +286,7 @@ def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tup
     index = SurfaceIndex.build(trimesh.Trimesh(vertices, template.faces, process=False))
     gap, near, faces = index.nearest(target.index.vertices)
     # What is smaller than its triangles no template can follow.
-    spacing = template.length_mm * float(np.sqrt(template.mass.mean()))
-    missed = gap > max(UNREACHED * template.length_mm, COARSE * spacing)
+    missed = gap > max(UNREACHED * template.length_mm, COARSE * _spacing(template))
     gap, near = gap[missed], near[missed]
     corners = index.faces[faces[missed]]
     # Those far off, and near a vertex, have the most say in where it goes.
@@ -316,6 +296,11 @@ def _pull_of_missed(template: Template, target: Target, vertices: Floats) -> tup
     total = np.bincount(at, weights.ravel(), len(vertices))
     pull = [np.bincount(at, (weights * s[:, None]).ravel(), len(vertices)) for s in short.T]
     return np.stack(pull, axis=1) / np.maximum(total, 1e-9)[:, None], float(gap @ gap)
+
+
+def _spacing(template: Template) -> float:
+    """mm between neighbouring vertices, roughly."""
+    return template.length_mm * float(np.sqrt(template.mass.mean()))
 
 
 def _unfolded(template: Template, target: Target, vertices: Floats) -> Floats:
@@ -345,30 +330,3 @@ def _along(target: Target, on: Floats, motion: Floats) -> Floats:
     """(n, 3) the part of `motion` that runs along the surface at the points `on`."""
     normals = target.normals_at(on)
     return np.asarray(motion - (motion * normals).sum(axis=1, keepdims=True) * normals)
-
-
-def _doubts(
-    distance: SurfaceDistance, folds: int, stretch: float, placement: Placement, other: Placement
-) -> tuple[str, ...]:
-    """What speaks against a registration, in words.
-
-    `placement` and `other` are on the bone as the caller said it is, and on its mirror image.
-    """
-    reasons = []
-    ways = (distance.estimate_to_truth, distance.truth_to_estimate)
-    rms = max(way.rms_mm for way in ways)
-    worst = max(way.hausdorff_mm for way in ways)
-    size = distance.diagonal_mm
-    if stretch > MOST_STRAIN:
-        reasons.append(f"another bone than the template, or not a whole one: strain {stretch:.0%}")
-    if other.misfit < OTHER_SIDE * placement.misfit:
-        reasons.append("of the other side: its mirror image resembles the template more")
-    if placement.runner_up < AMBIGUOUS * placement.misfit:
-        reasons.append("which way round it lies is not certain: two poses fit alike")
-    if rms > MOST_RMS * size:
-        reasons.append(f"the template does not lie on it: {rms:.2f} mm RMS")
-    if worst > MOST_WORST * size:
-        reasons.append(f"a part of it was not reached: {worst:.1f} mm off")
-    if folds:
-        reasons.append(f"{folds} triangles are folded")
-    return tuple(reasons)

@@ -34,6 +34,8 @@ MIDDLE_POINTS = 1200
 TURNS = 8
 # Poses followed further, after the first glance.
 FOLLOWED = 5
+# None, and half a turn about each axis: diagonals of rotations.
+HALF_TURNS = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +65,30 @@ class Target:
     to_target: Floats
 
     @classmethod
-    def of(cls, surface: trimesh.Trimesh, length_mm: float, mirrored: bool, source: str) -> Target:
+    def of(
+        cls,
+        surface: trimesh.Trimesh,
+        length_mm: float,
+        mirrored: bool,
+        source: str,
+        way: int = 0,
+    ) -> Target:
         """`surface`, mirrored if asked, its longest extent made `length_mm`.
+
+        `way`, 0 to 3: as its principal axes lie, or half a turn about one of them. To geometry
+        they are all the same; the points that stand for the surface are others.
 
         Raises InputError if it is empty, not finite or without area.
         """
         own = SurfaceIndex.build(surface, source)
         mirror = np.diag([-1.0 if mirrored else 1.0, 1.0, 1.0, 1.0])
-        frame = principal_frame(apply(mirror, surface_points(own, 4000)))
+        # Of the surface itself, not of points drawn on it: the same however the bone lies.
+        corners = own.vertices[own.faces]
+        spread = np.concatenate([corners.reshape(-1, 3), corners.mean(axis=1)])
+        shares = np.concatenate([np.repeat(own.areas, 3), 9 * own.areas])
+        frame = principal_frame(apply(mirror, spread), shares)
         scale = length_mm / float(np.ptp(apply(frame @ mirror, own.vertices)[:, 0]))
-        to_work = np.diag([scale, scale, scale, 1.0]) @ frame @ mirror
+        to_work = np.diag([*(scale * HALF_TURNS[way]), 1.0]) @ frame @ mirror
         faces = own.faces[:, ::-1] if mirrored else own.faces
         mesh = trimesh.Trimesh(apply(to_work, own.vertices), faces, process=False)
         index = SurfaceIndex.build(mesh, source)

@@ -126,11 +126,17 @@ class Template:
         return np.asarray(self.smoothers[stage].solve(self.mass[:, None] * field))
 
 
-def principal_frame(points: Floats) -> Floats:
+def principal_frame(points: Floats, weights: Floats | None = None) -> Floats:
     """(4, 4) rigid transform of (n, 3) points to the middle of their box along their principal
-    axes, longest first, right-handed."""
-    centred = points - points.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1].copy()
+    axes, longest first, right-handed.
+
+    The first two point to where the points reach further out, so that the frame goes with a body
+    however it is turned. `weights`, (n,), say how much each point counts; all alike without.
+    """
+    share = np.ones(len(points)) if weights is None else weights
+    centred = points - np.average(points, axis=0, weights=share)
+    axes = np.linalg.eigh(centred.T @ (share[:, None] * centred))[1][:, ::-1].copy()
+    axes *= np.where(share @ (centred @ axes) ** 3 < 0, -1.0, 1.0)
     axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
     inside = points @ axes
     return rigid(axes.T, -(inside.min(axis=0) + inside.max(axis=0)) / 2)
