@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ def _bone(name: str, person: str, surface: trimesh.Trimesh, kind: str, side: Sid
     return Bone(name, person, surface, frame, side)
 
 
+@lru_cache(maxsize=40)
 def scan(bone: Bone, *, soft_mm: float | None, seed: int) -> Volume:
     """A phantom CT of a bone, 0.8 mm voxels on a bone of 450 mm."""
     size = bone.frame.length_mm / USUAL_MM

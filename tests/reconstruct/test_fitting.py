@@ -7,10 +7,11 @@ import pytest
 import trimesh
 
 from osteoprint.frames import apply
-from osteoprint.reconstruct.fitting import Level, Placing, State, _directions, _look, bent
+from osteoprint.reconstruct.fitting import Level, _directions, _look, bent
 from osteoprint.reconstruct.reconstruction import reconstruct
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.start import starts
+from osteoprint.reconstruct.state import Placing, State
 from osteoprint.reconstruct.statistical import fit_modes, sights
 from osteoprint.reconstruct.uncertainty import doubt, shown
 from osteoprint.shape.alignment import align_rigid

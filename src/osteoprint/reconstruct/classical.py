@@ -38,8 +38,8 @@ from osteoprint.reconstruct.contours import (
     nearest_pairs,
     surface_outline,
 )
-from osteoprint.reconstruct.fitting import State
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import State
 from osteoprint.reconstruct.statistical import fit_modes
 
 Floats = NDArray[np.float64]

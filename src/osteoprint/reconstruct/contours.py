@@ -16,9 +16,9 @@ from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 from osteoprint.reconstruct.bone_model import BoneModel
-from osteoprint.reconstruct.fitting import State
 from osteoprint.reconstruct.shadow import Projection, line_integrals
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -44,6 +44,10 @@ class Seen:
         sums = {t: np.maximum(smoothed(mask, t * reach), 1e-3) for t in times}
         return cls(mask, reach, sums)
 
+    def part(self, window: tuple[slice, slice]) -> Seen:
+        """The same of a part of the film, for what is 0 beyond it."""
+        return Seen(self.mask[window], self.reach, {t: w[window] for t, w in self.weights.items()})
+
     def mean(self, stack: Image, times: float = 1.0) -> Image:
         """Local means of (rows, columns) or (rows, columns, p), over what was exposed."""
         weight = self.weights[times]
@@ -116,16 +120,13 @@ def _thrice(image: Image, reach: int, part: float, weight: float) -> Image:
     """Three running means along the first axis of (rows, m)."""
     # Memory that was never touched costs more than the sums: two pieces are used in turn.
     first, second = np.empty_like(image), np.empty_like(image)
-    along = _along_few_rows if image.size < _SMALL else _along_rows
     for source, out in ((image, first), (first, second), (second, first)):
-        along(source, out, reach, np.float32(part), np.float32(weight))
+        _along_rows(source, out, reach, np.float32(part), np.float32(weight))
     return first
 
 
 # So many columns are worked on together: their sums stay in the fastest cache.
 _RUN = 256
-# Images of fewer pixels are not worth a second core.
-_SMALL = 100_000
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
@@ -148,25 +149,18 @@ def _run_of_columns(image, out, low, reach, part, weight):  # type: ignore[no-un
             made[c] = weight * (total[c] + part * (next_in[c] + leaves[c]))
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
-def _along_rows(image, out, reach, part, weight):  # type: ignore[no-untyped-def]
-    """All runs, on all cores."""
-    for run in nb.prange((image.shape[1] + _RUN - 1) // _RUN):
-        _run_of_columns(image, out, run * _RUN, reach, part, weight)
-
-
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def _along_few_rows(image, out, reach, part, weight):  # type: ignore[no-untyped-def]
-    """All runs, on one core: a small image is done before another core has woken up."""
+def _along_rows(image, out, reach, part, weight):  # type: ignore[no-untyped-def]
+    """All runs, on one core: another has the other film."""
     for low in range(0, image.shape[1], _RUN):
         _run_of_columns(image, out, low, reach, part, weight)
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
 def _along_columns(stack, out, reach, part, weight):  # type: ignore[no-untyped-def]
     """Running mean along the second axis of (rows, columns, p)."""
     rows, columns, count = stack.shape
-    for r in nb.prange(rows):
+    for r in range(rows):
         nothing = np.zeros(count, np.float32)
         total = np.zeros(count, np.float32)
         for c in range(min(reach, columns)):

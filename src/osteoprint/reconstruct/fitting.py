@@ -9,27 +9,33 @@ which are held during a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.contrast import smoothed
 from osteoprint.reconstruct.shadow import Projection, change, line_integrals
 from osteoprint.reconstruct.shot import MODEL_BLUR_PX, Target
+from osteoprint.reconstruct.state import State
 from osteoprint.shape.placing import vertex_normals
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 # Residuals beyond so many standard deviations count less and less (Cauchy).
 _ROBUST = 2.0
 # Residuals of a bone that is explained well; fits are compared by it.
 _USUAL_SCALE = 0.3
 _SUPERSAMPLE = 2
+# Pixels around the model's image that its blur may reach.
+_BESIDE = 4
 # Pixels larger than this part of the bone's length are as large as the triangles.
 _COARSE = 0.004
 # A step that gains less than this part of the cost is the last.
@@ -54,83 +60,6 @@ class Level:
     functions: int
     steps: int
     independent_px: float
-
-
-@dataclass(frozen=True, eq=False)
-class Placing:
-    """How a bone lies in a world, and how well that is known.
-
-    Attributes
-    ----------
-    rotation, shift_mm : (3, 3) and (3,): anatomical frame -> world, as was expected.
-    deviation : (6,) standard deviations of a turn about the world's axes (rad) and a shift (mm).
-    turn, moved : (3,) rotation vector, rad, and (3,) mm: what was found besides.
-    """
-
-    rotation: Floats
-    shift_mm: Floats
-    deviation: Floats
-    turn: Floats
-    moved: Floats
-
-    @classmethod
-    def expected(cls, rotation: Floats, shift_mm: Floats, deviation: Floats) -> Placing:
-        """As expected, and nothing found yet."""
-        return cls(rotation, shift_mm, deviation, np.zeros(3), np.zeros(3))
-
-    @property
-    def total(self) -> tuple[Floats, Floats]:
-        """(3, 3) rotation and (3,) shift, anatomical frame -> world."""
-        return Rotation.from_rotvec(self.turn).as_matrix() @ self.rotation, (
-            self.shift_mm + self.moved
-        )
-
-    def stepped(self, step: Floats) -> Placing:
-        """Turned and shifted further by a (6,) step."""
-        turn = Rotation.from_rotvec(step[:3]) * Rotation.from_rotvec(self.turn)
-        return replace(self, turn=turn.as_rotvec(), moved=self.moved + step[3:])
-
-    @property
-    def surprise(self) -> Floats:
-        """(6,) what was found, in standard deviations."""
-        return np.asarray(np.concatenate([self.turn, self.moved]) / self.deviation)
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What is fitted: coefficients in SD, shares of the functions in SD, and the placings."""
-
-    coefficients: Floats
-    beyond: Floats
-    placings: tuple[Placing, ...]
-
-    def widened(self, modes: int, functions: int) -> State:
-        """With so many coefficients, new ones 0, those too many left out."""
-        return replace(
-            self,
-            coefficients=_resized(self.coefficients, modes),
-            beyond=_resized(self.beyond, functions),
-        )
-
-    def stepped(self, step: Floats) -> State:
-        """Changed by a step: coefficients, shares, then six numbers for each placing."""
-        k, j = len(self.coefficients), len(self.beyond)
-        poses = step[k + j :].reshape(-1, 6)
-        return State(
-            self.coefficients + step[:k],
-            self.beyond + step[k : k + j],
-            tuple(p.stepped(s) for p, s in zip(self.placings, poses, strict=True)),
-        )
-
-    def vertices(self, model: BoneModel) -> Floats:
-        """(n, 3) mm, in the model's frame."""
-        return model.surface(self.coefficients, self.beyond * model.spread_mm[: len(self.beyond)])
-
-
-def _resized(values: Floats, size: int) -> Floats:
-    out = np.zeros(size)
-    out[: min(size, len(values))] = values[:size]
-    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +112,7 @@ def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -
     functions = min(level.functions, len(model.functions))
     state = start.widened(modes, functions)
     basis = _directions(model, modes, functions)
-    looks = [_look(model, sight, state) for sight in sights]
+    looks = _looks(model, sights, state)
     scales = [look.scale() for look in looks]
     cost = _cost(looks, scales, state, level)
     normal, gradient = _normal(model, looks, scales, state, level, basis)
@@ -191,7 +120,7 @@ def fit(model: BoneModel, sights: Sequence[Sight], start: State, level: Level) -
     for _ in range(level.steps):
         damped = normal + damping * np.diag(np.diag(normal))
         tried = state.stepped(np.asarray(np.linalg.solve(damped, gradient), np.float64))
-        fresh = [_look(model, sight, tried) for sight in sights]
+        fresh = _looks(model, sights, tried)
         new_cost = _cost(fresh, scales, tried, level)
         if new_cost < cost:
             gain = cost - new_cost
@@ -215,7 +144,7 @@ def information(model: BoneModel, sights: Sequence[Sight], state: State, level: 
     modes = min(level.modes, len(model.shape.modes))
     functions = min(level.functions, len(model.functions))
     state = state.widened(modes, functions)
-    looks = [_look(model, sight, state) for sight in sights]
+    looks = _looks(model, sights, state)
     scales = [look.scale() for look in looks]
     return _normal(model, looks, scales, state, level, _directions(model, modes, functions))[0]
 
@@ -271,8 +200,9 @@ class Look:
 
     def jacobian(self, model: BoneModel, state: State, basis: Image) -> Image:
         """(j, q + 6): how the model's contrast changes, the gain in it."""
-        projection, seen = self.sight.target.projection, self.sight.target.seen
-        still = replace(projection, rotation=np.eye(3), shift_mm=np.zeros(3))
+        projection, window = self.sight.target.projection, self._window()
+        seen, on = self.sight.target.seen.part(window), self.on[window]
+        still = projection.cropped(window).from_camera_axes()
         motion = _motion(model, self.sight, state, basis)
         pixel_mm = self.layers[0, :, 2].mean() / projection.focal[0]
         changed = change(
@@ -280,10 +210,38 @@ class Look:
             quartered=pixel_mm < _COARSE * model.length_mm,
         )  # fmt: skip
         if self.sight.bend > 0:
-            changed *= np.exp(-self.sight.bend * self.sharp)[..., None]
+            changed *= np.exp(-self.sight.bend * self.sharp[window])[..., None]
         changed = smoothed(changed, MODEL_BLUR_PX)
         changed -= seen.mean(changed)
-        return np.asarray(changed[self.on] * self.slope[self.on][:, None])
+        return np.asarray(changed[on] * self.slope[window][on][:, None])
+
+    def _window(self) -> tuple[slice, slice]:
+        """The part of the film beyond which nothing of the model is seen."""
+        rows, columns = (np.flatnonzero(self.on.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return slice(0, 1), slice(0, 1)
+        (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+        return (
+            slice(max(top - _BESIDE, 0), bottom + 1 + _BESIDE),
+            slice(max(left - _BESIDE, 0), right + 1 + _BESIDE),
+        )
+
+
+def _looks(model: BoneModel, sights: Sequence[Sight], state: State) -> list[Look]:
+    """Each film beside the model."""
+    return side_by_side(lambda sight: _look(model, sight, state), sights)
+
+
+def side_by_side(work: Callable[[Given], Made], things: Sequence[Given]) -> list[Made]:
+    """`work` on each thing, all at once.
+
+    The loops that take the time hold no lock. A core for each film is faster than all cores for
+    each loop: loops are short, and waiting for each other at the end of each takes as long.
+    """
+    if len(things) < 2:
+        return [work(thing) for thing in things]
+    with ThreadPoolExecutor(len(things)) as hands:
+        return list(hands.map(work, things))
 
 
 def _look(model: BoneModel, sight: Sight, state: State) -> Look:
@@ -383,14 +341,20 @@ def _normal(
     count = basis.shape[2]
     size = count + 6 * len(state.placings)
     normal, gradient = np.zeros((size, size)), np.zeros(size)
-    for look, scale in zip(looks, scales, strict=True):
+
+    def of(seen: tuple[Look, float]) -> tuple[Floats, Floats]:
+        look, scale = seen
         jacobian = look.jacobian(model, state, basis)
         far = (look.residual / (_ROBUST * scale)) ** 2
         weight = (1 / ((1 + far) * (scale**2 * level.independent_px))).astype(np.float32)
-        at = np.concatenate([np.arange(count), count + 6 * look.sight.placing + np.arange(6)])
         weighted = jacobian * weight[:, None]
-        normal[np.ix_(at, at)] += jacobian.T @ weighted
-        gradient[at] += weighted.T @ look.residual
+        return jacobian.T @ weighted, weighted.T @ look.residual
+
+    parts = side_by_side(of, list(zip(looks, scales, strict=True)))
+    for look, (square, right) in zip(looks, parts, strict=True):
+        at = np.concatenate([np.arange(count), count + 6 * look.sight.placing + np.arange(6)])
+        normal[np.ix_(at, at)] += square
+        gradient[at] += right
     shape = np.concatenate([state.coefficients, state.beyond])
     surprise = np.concatenate([p.surprise for p in state.placings])
     deviation = np.concatenate([p.deviation for p in state.placings])

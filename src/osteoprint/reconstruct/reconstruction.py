@@ -9,15 +9,17 @@ from typing import Literal
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from osteoprint.errors import FilmError, InputError
 from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.classical import CLASSICAL, Outlined
-from osteoprint.reconstruct.fitting import Fit, State
+from osteoprint.reconstruct.fitting import Fit
 from osteoprint.reconstruct.refinement import REFINED, information_at, refine
 from osteoprint.reconstruct.rig_search import focused
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import State
 from osteoprint.reconstruct.statistical import fit_modes
 from osteoprint.reconstruct.uncertainty import Doubt, doubt, shown, worth
 from osteoprint.xray.film import Film
@@ -86,19 +88,10 @@ def reconstruct(
     side, notes = _side(model, films)
     flipped = side is not None and model.shape.side is not None and side is not model.shape.side
     shots = [shot.mirrored if flipped else shot for shot in seen]
-    found: Fit | Outlined
-    if method in CLASSICAL:
-        found = CLASSICAL[method](model, shots)
-        vertices, unsure = found.vertices, None
-    else:
-        fitted = fit_modes(model, shots)
-        refined = method == "refined"
-        found = refine(model, shots, fitted) if refined else fitted
-        vertices = found.state.vertices(model)
-        told = found.information if refined else information_at(model, shots, found.state)
-        modes = min(REFINED.modes, len(model.shape.modes))
-        films_say = worth(shots) * shown(model, told, modes, len(model.functions))
-        unsure = doubt(model, films_say, refined=refined)
+    # Films are fitted side by side, a core for each: products of small matrices that ask for
+    # all cores as well only get in each other's way.
+    with threadpool_limits(limits=1, user_api="blas"):
+        found, vertices, unsure = _found(model, shots, method)
     likeness = () if isinstance(found, Outlined) else found.likeness
     notes += _doubts(shots, names, likeness, unsure)
     surface = finished(vertices, model, flipped=flipped)
@@ -106,6 +99,23 @@ def reconstruct(
         method, surface, side or model.shape.side, found.state, vertices, model.shape.faces,
         tuple(shots), unsure, likeness, tuple(notes), flipped,
     )  # fmt: skip
+
+
+def _found(
+    model: BoneModel, shots: Sequence[Shot], method: Method
+) -> tuple[Fit | Outlined, Floats, Doubt | None]:
+    """What a method makes of the films: (n, 3) vertices in the model's frame, and their doubt."""
+    if method in CLASSICAL:
+        outlined = CLASSICAL[method](model, shots)
+        return outlined, outlined.vertices, None
+    found = fit_modes(model, shots)
+    refined = method == "refined"
+    if refined:
+        found = refine(model, shots, found)
+    told = found.information if refined else information_at(model, shots, found.state)
+    modes = min(REFINED.modes, len(model.shape.modes))
+    films_say = worth(shots) * shown(model, told, modes, len(model.functions))
+    return found, found.state.vertices(model), doubt(model, films_say, refined=refined)
 
 
 def shots_of(films: Sequence[Film], sources: Sequence[str] = ()) -> list[Shot]:

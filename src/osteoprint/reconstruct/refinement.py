@@ -8,16 +8,20 @@ and poses are fitted together: what two films do not show, the priors decide.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osteoprint.reconstruct.bone_model import FUNCTIONS, BoneModel
-from osteoprint.reconstruct.fitting import Fit, Level, State, information
+from osteoprint.reconstruct.fitting import Fit, Level, information
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import State
 from osteoprint.reconstruct.statistical import fitted, sights
 
 REFINED = Level(pixel=0.00232, modes=60, functions=FUNCTIONS, steps=6, independent_px=30.0)
+# Twice the pixels tell as much about what is known, in a fraction of the time.
+_INFORMED = replace(REFINED, pixel=2 * REFINED.pixel, independent_px=REFINED.independent_px / 4)
 
 
 def refine(model: BoneModel, shots: Sequence[Shot], start: Fit) -> Fit:
@@ -27,4 +31,4 @@ def refine(model: BoneModel, shots: Sequence[Shot], start: Fit) -> Fit:
 
 def information_at(model: BoneModel, shots: Sequence[Shot], state: State) -> NDArray[np.float64]:
     """(p, p) what films and priors say around a state if the functions were fitted too."""
-    return information(model, sights(model, shots, REFINED), state, REFINED)
+    return information(model, sights(model, shots, _INFORMED), state, _INFORMED)

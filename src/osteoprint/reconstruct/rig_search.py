@@ -19,9 +19,10 @@ from scipy.spatial.transform import Rotation
 
 from osteoprint.errors import FilmError
 from osteoprint.reconstruct.bone_model import BoneModel
-from osteoprint.reconstruct.fitting import Placing, Sight, State, bent
+from osteoprint.reconstruct.fitting import Sight, bent
 from osteoprint.reconstruct.shadow import Projection, line_integrals
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import Placing, State
 from osteoprint.shape.placing import vertex_normals
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ has been blurred a little is a sum of small spots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba as nb
 import numpy as np
@@ -56,6 +56,18 @@ class Projection:
             (geometry.sdd_mm / row_mm, geometry.sdd_mm / column_mm),
             camera.principal_point, (geometry.rows, geometry.columns),
         )  # fmt: skip
+
+    def cropped(self, window: tuple[slice, slice]) -> Projection:
+        """The same camera, of a part of its pixels."""
+        (top, bottom, _), (left, right, _) = (
+            part.indices(size) for part, size in zip(window, self.shape, strict=True)
+        )
+        middle = (self.middle[0] - top, self.middle[1] - left)
+        return replace(self, middle=middle, shape=(bottom - top, right - left))
+
+    def from_camera_axes(self) -> Projection:
+        """The same pixels, for points that are in camera axes already."""
+        return replace(self, rotation=np.eye(3), shift_mm=np.zeros(3))
 
     def to_camera(self, points: Floats) -> Floats:
         """(n, 3) world -> camera axes, mm."""
@@ -160,69 +172,60 @@ def change(
     if points.ndim == 2:
         layers = points[None]
     out = np.zeros((*view.shape, motion.shape[2]), np.float32)
-    halves = min(nb.get_num_threads(), motion.shape[2])
-    blocks = np.linspace(0, motion.shape[2], halves + 1).astype(np.int64)
     motion = np.ascontiguousarray(motion, np.float32)
     pieces = _QUARTERS if quartered else _WHOLE
-    _spread(layers, faces, values, pieces, view.focal, view.middle, motion, blocks, out)
+    _spread(layers, faces, values, pieces, view.focal, view.middle, motion, out)
     return out
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=True)
-def _spread(layers, faces, steps, pieces, focal, middle, motion, blocks, out):  # type: ignore[no-untyped-def]
-    """Add what each piece of each triangle sweeps to the four pixels around its middle.
-
-    Each thread has its own share of the parameters.
-    """
-    rows, columns, _ = out.shape
-    for b in nb.prange(len(blocks) - 1):
-        low, high = blocks[b], blocks[b + 1]
-        corner = np.empty((3, high - low), np.float32)
-        flux = np.empty(high - low, np.float32)
-        for k in range(len(layers)):
-            for t in range(len(faces)):
-                p, q, r = layers[k, faces[t, 0]], layers[k, faces[t, 1]], layers[k, faces[t, 2]]
-                ax, ay, az = q[0] - p[0], q[1] - p[1], q[2] - p[2]
-                bx, by, bz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
-                step = 0.0
-                for c in range(3):
-                    step += steps[k, faces[t, c]] / 3.0
-                # Half the cross product is the area, shared among the pieces.
-                scale = step / (2.0 * len(pieces))
-                nx = np.float32(scale * (ay * bz - az * by))
-                ny = np.float32(scale * (az * bx - ax * bz))
-                nz = np.float32(scale * (ax * by - ay * bx))
-                for c in range(3):
-                    move = motion[faces[t, c]]
-                    for j in range(high - low):
-                        corner[c, j] = (
-                            nx * move[0, low + j] + ny * move[1, low + j] + nz * move[2, low + j]
-                        )
-                for s in range(len(pieces)):
-                    u, v, w = pieces[s, 0], pieces[s, 1], pieces[s, 2]
-                    x = u * p[0] + v * q[0] + w * r[0]
-                    y = u * p[1] + v * q[1] + w * r[1]
-                    z = u * p[2] + v * q[2] + w * r[2]
-                    row = y / z * focal[0] + middle[0]
-                    column = x / z * focal[1] + middle[1]
-                    r0, c0 = int(np.floor(row)), int(np.floor(column))
-                    if r0 < -1 or c0 < -1 or r0 >= rows or c0 >= columns:
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _spread(layers, faces, steps, pieces, focal, middle, motion, out):  # type: ignore[no-untyped-def]
+    """Add what each piece of each triangle sweeps to the four pixels around its middle."""
+    rows, columns, count = out.shape
+    corner = np.empty((3, count), np.float32)
+    flux = np.empty(count, np.float32)
+    for k in range(len(layers)):
+        for t in range(len(faces)):
+            p, q, r = layers[k, faces[t, 0]], layers[k, faces[t, 1]], layers[k, faces[t, 2]]
+            ax, ay, az = q[0] - p[0], q[1] - p[1], q[2] - p[2]
+            bx, by, bz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
+            step = 0.0
+            for c in range(3):
+                step += steps[k, faces[t, c]] / 3.0
+            # Half the cross product is the area, shared among the pieces.
+            scale = step / (2.0 * len(pieces))
+            nx = np.float32(scale * (ay * bz - az * by))
+            ny = np.float32(scale * (az * bx - ax * bz))
+            nz = np.float32(scale * (ax * by - ay * bx))
+            for c in range(3):
+                move = motion[faces[t, c]]
+                for j in range(count):
+                    corner[c, j] = nx * move[0, j] + ny * move[1, j] + nz * move[2, j]
+            for s in range(len(pieces)):
+                u, v, w = pieces[s, 0], pieces[s, 1], pieces[s, 2]
+                x = u * p[0] + v * q[0] + w * r[0]
+                y = u * p[1] + v * q[1] + w * r[1]
+                z = u * p[2] + v * q[2] + w * r[2]
+                row = y / z * focal[0] + middle[0]
+                column = x / z * focal[1] + middle[1]
+                r0, c0 = int(np.floor(row)), int(np.floor(column))
+                if r0 < -1 or c0 < -1 or r0 >= rows or c0 >= columns:
+                    continue
+                # A pixel is this large where the piece lies; and volume is counted along
+                # the ray, which is longer than its part along the axis.
+                per_area = focal[0] * focal[1] / (z * z) * np.sqrt(x * x + y * y + z * z) / z
+                for j in range(count):
+                    flux[j] = u * corner[0, j] + v * corner[1, j] + w * corner[2, j]
+                for dr in range(2):
+                    rr = r0 + dr
+                    if rr < 0 or rr >= rows:
                         continue
-                    # A pixel is this large where the piece lies; and volume is counted along
-                    # the ray, which is longer than its part along the axis.
-                    per_area = focal[0] * focal[1] / (z * z) * np.sqrt(x * x + y * y + z * z) / z
-                    for j in range(high - low):
-                        flux[j] = u * corner[0, j] + v * corner[1, j] + w * corner[2, j]
-                    for dr in range(2):
-                        rr = r0 + dr
-                        if rr < 0 or rr >= rows:
+                    part_r = row - r0 if dr else 1.0 - (row - r0)
+                    for dc in range(2):
+                        cc = c0 + dc
+                        if cc < 0 or cc >= columns:
                             continue
-                        part_r = row - r0 if dr else 1.0 - (row - r0)
-                        for dc in range(2):
-                            cc = c0 + dc
-                            if cc < 0 or cc >= columns:
-                                continue
-                            part_c = column - c0 if dc else 1.0 - (column - c0)
-                            share = np.float32(part_r * part_c * per_area)
-                            for j in range(high - low):
-                                out[rr, cc, low + j] += share * flux[j]
+                        part_c = column - c0 if dc else 1.0 - (column - c0)
+                        share = np.float32(part_r * part_c * per_area)
+                        for j in range(count):
+                            out[rr, cc, j] += share * flux[j]

@@ -228,9 +228,12 @@ class Shot:
         ratio = [pixel_mm * self.sdd_mm / self.sod_mm / spacing for spacing in self.spacing_mm]
         blur = [0.35 * r if r > 1 else 0.0 for r in ratio]
         weight = self.exposed[part]
-        image = gaussian_filter(self.image[part] * weight, blur)
-        weight = gaussian_filter(weight, blur)
-        image = image / np.maximum(weight, 1e-3)
+        if weight.all():
+            image = gaussian_filter(self.image[part], blur)
+        else:
+            image = gaussian_filter(self.image[part] * weight, blur)
+            weight = gaussian_filter(weight, blur)
+            image = image / np.maximum(weight, 1e-3)
         inner = at - low[:, None, None]
         out = map_coordinates(image, inner, order=1, mode="nearest")
         seen = map_coordinates(weight, inner, order=1, mode="constant", cval=0.0) > 0.98

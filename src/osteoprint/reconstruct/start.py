@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from osteoprint.frames import Side
 from osteoprint.reconstruct.bone_model import BoneModel
-from osteoprint.reconstruct.fitting import Placing, State
 from osteoprint.reconstruct.shot import Shot
+from osteoprint.reconstruct.state import Placing, State
 from osteoprint.xray.camera import standard_view
 
 Floats = NDArray[np.float64]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from osteoprint.reconstruct.bone_model import ENERGY_KEV, BoneModel
-from osteoprint.reconstruct.fitting import Fit, Level, Sight, State, fit
+from osteoprint.reconstruct.fitting import Fit, Level, Sight, fit, side_by_side
 from osteoprint.reconstruct.rig_search import poses
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.start import starts
+from osteoprint.reconstruct.state import State
 from osteoprint.xray.materials import BODY
 
 # Beams harden, scatter adds, and displays press bright parts together: with this bend, models of
@@ -58,11 +59,13 @@ def fitted(model: BoneModel, shots: Sequence[Shot], start: State, level: Level) 
 
 def sights(model: BoneModel, shots: Sequence[Shot], level: Level) -> list[Sight]:
     """The films at a level's pixels; a calibrated rig's look at one placing."""
-    out = []
-    for index, shot in enumerate(shots):
+
+    def of(seen: tuple[int, Shot]) -> Sight:
+        index, shot = seen
         # In a limb, bone takes the place of soft tissue, not of air.
         steps = model.steps_in(BODY.mu_per_mm(ENERGY_KEV)[0] if shot.soft else 0.0)
         target = shot.target(level.pixel * model.length_mm, model.length_mm)
         bend = _BEND if shot.curved else 0.0
-        out.append(Sight(target, 0 if shot.rig is not None else index, steps, bend))
-    return out
+        return Sight(target, 0 if shot.rig is not None else index, steps, bend)
+
+    return side_by_side(of, list(enumerate(shots)))

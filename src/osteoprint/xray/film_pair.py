@@ -7,6 +7,7 @@ the bone's length are therefore brought to the longer one, along the bone.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +60,13 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
     be of one bone: another side of the body, or lengths a fifth apart. Lengths are not
     compared where a film cuts the bone or comes from a calibrated rig.
     """
-    films = (
-        examine_film(ap, View.AP, marker_mm=marker_mm),
-        examine_film(ml, View.ML, marker_mm=marker_mm),
-    )
+    with ThreadPoolExecutor(2) as hands:
+        both = hands.map(
+            lambda path, view: examine_film(path, view, marker_mm=marker_mm),
+            (ap, ml),
+            (View.AP, View.ML),
+        )
+        films = next(both), next(both)
     sides = {film.radiograph.side for film in films} - {None}
     if len(sides) > 1:
         raise FilmError(ml, "is of the other side of the body", "give two films of one bone")
