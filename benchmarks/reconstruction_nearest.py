@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from osteoprint.bank.records import BoneRecord
-from osteoprint.fingerprint.encoder import Model
+from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     from_bytes,
     gallery_poses,
@@ -60,4 +60,4 @@ def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
     model = train_on(bones, frame, TrainingSettings())
     pictures = render_set([b.sample for b in bones], [gallery_poses() for _ in bones], frame)
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    return model, model.embed(flat).reshape(len(bones), -1, model.card.dimension)
+    return model, model.embed(flat).reshape(len(bones), -1, model.card.network.dimension)

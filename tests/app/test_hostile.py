@@ -26,7 +26,7 @@ from osteoprint.app.cli import run
 from osteoprint.bank.store import Bank
 from osteoprint.ct.reading import write_volume
 from osteoprint.ct.volume import Volume
-from osteoprint.fingerprint.encoder import save_model
+from osteoprint.fingerprint.model import save_model
 from osteoprint.fingerprint.training import TrainingSettings
 from osteoprint.study.demo import make_phantoms, write_films
 from osteoprint.study.enrolment import enrol_bank

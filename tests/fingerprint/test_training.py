@@ -11,7 +11,8 @@ import torch
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint import training as training_module
-from osteoprint.fingerprint.encoder import Encoder, load_model, save_model
+from osteoprint.fingerprint.encoder import Encoder, LocalContrast, Network
+from osteoprint.fingerprint.model import load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.xray.standard import StandardFrame
@@ -121,7 +122,7 @@ def test_a_card_of_another_format_is_refused(pictures, tmp_path):
 
 
 def test_a_timm_network_can_stand_in():
-    encoder = Encoder("resnet10t", 64)
+    encoder = Encoder(Network("resnet10t", 64))
     encoder.eval()
     with torch.inference_mode():
         out = encoder(torch.rand(2, 2, 96, 32))
@@ -143,3 +144,64 @@ def test_variation_is_seeded_and_keeps_size():
     assert not torch.equal(one, vary(picture, torch.Generator().manual_seed(4)))
     rows = (one[0, 0, :, 12:20].mean(dim=1) > 0.5).sum()
     assert abs(int(rows) - 56) <= 1
+
+
+@pytest.mark.parametrize("pooling", ["grid", "whole"])
+@pytest.mark.parametrize("views", ["channels", "side by side"])
+def test_every_way_to_build_a_network_gives_unit_vectors(pooling, views):
+    encoder = Encoder(Network("vgg11", 16, (32,), pooling, views, contrast=True)).eval()
+    with torch.inference_mode():
+        out = encoder(torch.rand(2, 2, 64, 32))
+    assert out.shape == (2, 16)
+    torch.testing.assert_close(out.norm(dim=1), torch.ones(2))
+
+
+def test_the_papers_networks_end_in_their_last_connected_layer():
+    """Up to it, then three pairs of connected layer and norm: more than 1000 numbers, then d."""
+    for name, features in (("vgg16", 4096), ("resnet50", 2048)):
+        encoder = Encoder(Network(name, 128, (512, 256), "whole", "side by side"))
+        shapes = [tuple(layer.weight.shape) for layer in encoder.reductions]
+        assert shapes == [(512, features), (256, 512), (128, 256)]
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Network("resnet-of-my-own"), "no network that timm knows"),
+        (Network("vit_tiny_patch16_224"), "map of features"),
+        (Network(pooling="whole"), "no fully connected layer"),
+    ],
+)
+def test_what_is_no_network_is_said(network, said):
+    with pytest.raises(ModelError, match=said):
+        Encoder(network)
+
+
+def test_local_contrast_knows_no_exposure():
+    picture = torch.rand(1, 2, 96, 32)
+    contrast = LocalContrast()
+    torch.testing.assert_close(contrast(picture), contrast(3 * picture), rtol=1e-3, atol=1e-3)
+    assert float(contrast(torch.zeros(1, 2, 96, 32)).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "multi-similarity"},
+        {"optimiser": "sgd", "learning_rate": 0.05},
+        {"mining": "random", "squared": False, "tertiary": True},
+        {"mining": "semihard", "backbone_rate": 0.1},
+        {"precision": "bf16-mixed"},
+    ],
+)
+def test_every_setting_trains_and_repeats(pictures, change):
+    settings = dataclasses.replace(SETTINGS, steps=3, **change)
+    one, two = (train(pictures, ["a", "b", "c"], FRAME, settings) for _ in range(2))
+    assert same(weights(one), weights(two))
+    untouched = dataclasses.replace(settings, steps=0)
+    assert not same(weights(one), weights(train(pictures, ["a", "b", "c"], FRAME, untouched)))
+
+
+def test_a_loss_nobody_knows_is_refused(pictures):
+    with pytest.raises(ModelError, match="ntxent"):
+        train(pictures, ["a", "b", "c"], FRAME, dataclasses.replace(SETTINGS, loss="best"))

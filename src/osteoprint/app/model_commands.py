@@ -102,18 +102,19 @@ def train(
     """Train a fingerprint network on the bones of a bank."""
     from osteoprint.bank.store import Bank
     from osteoprint.errors import ModelError
-    from osteoprint.fingerprint.encoder import check_backbone, save_model
+    from osteoprint.fingerprint.encoder import Network, check_network
+    from osteoprint.fingerprint.model import save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.xray.standard import StandardFrame
 
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
+    network = Network(backbone)
     settings = TrainingSettings(
-        backbone=backbone, loss=loss, minutes=minutes, steps=step_count,
-        pretrained=pretrained, seed=seed,
-    )  # fmt: skip
-    check_backbone(backbone, pretrained=pretrained)
+        network, loss=loss, minutes=minutes, steps=step_count, pretrained=pretrained, seed=seed
+    )
+    check_network(network, pretrained=pretrained)
     checkpoint = out.with_suffix(".checkpoint")
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
@@ -134,7 +135,7 @@ def enrol(
 ) -> None:
     """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.encoder import load_model
+    from osteoprint.fingerprint.model import load_model
     from osteoprint.study.enrolment import enrol_bank
 
     loaded = load_model(model)

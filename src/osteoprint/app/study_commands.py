@@ -47,7 +47,7 @@ def study(
 ) -> None:
     """Train on known bones, ask about unseen ones, and write a report."""
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.encoder import check_backbone
+    from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.rebuilding import METHODS
@@ -55,11 +55,10 @@ def study(
     from osteoprint.study.whole_way import run_study
     from osteoprint.xray import presets
 
-    training = TrainingSettings(
-        loss=loss, backbone=backbone, minutes=minutes, steps=step_count, seed=seed
-    )
+    network = Network(backbone)
+    training = TrainingSettings(network, loss=loss, minutes=minutes, steps=step_count, seed=seed)
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
-    check_backbone(backbone)
+    check_network(network)
     try:
         presets.preset(preset)
     except ValueError as error:

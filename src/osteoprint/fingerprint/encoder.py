@@ -7,26 +7,18 @@ the two channels of one image.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, cast
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from osteoprint.errors import ModelError
-from osteoprint.xray.standard import StandardFrame
 
 COMPACT = "compact"
-CARD_FORMAT = 1
 
 
 class CompactBackbone(nn.Module):
@@ -91,44 +83,116 @@ def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+@dataclass(frozen=True)
+class Network:
+    """What a fingerprint network is made of.
+
+    Attributes
+    ----------
+    backbone : ``compact`` or the name of a timm network.
+    dimension : d, the length of the fingerprint.
+    reductions : widths of the fully connected layers before the last; each of them, and the
+        last, is followed by an L2 norm.
+    pooling : "grid": features on a coarse grid, so that where along the bone one lies is kept;
+        "whole": the backbone up to its last fully connected layer, as in the paper.
+    views : AP and ML as two "channels" of one picture, or "side by side" in one.
+    contrast : bring every picture to local contrast first, so that the film's curve, its
+        exposure and soft tissue matter less.
+    """
+
+    backbone: str = COMPACT
+    dimension: int = 128
+    reductions: tuple[int, ...] = (512, 256)
+    pooling: Literal["grid", "whole"] = "grid"
+    views: Literal["channels", "side by side"] = "channels"
+    contrast: bool = False
+
+    def __post_init__(self) -> None:
+        # As JSON has no tuples.
+        object.__setattr__(self, "reductions", tuple(self.reductions))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the picture that the backbone is given."""
+        return 2 if self.views == "channels" else 1
+
+
 class Encoder(nn.Module):
     """Backbone and reduction: (B, 2, H, W) float in 0...1 -> (B, d) of unit length.
 
     Parameters
     ----------
-    backbone : ``compact`` or the name of a timm network.
-    dimension : d, the length of the fingerprint.
+    network : what it is made of.
     pretrained : load ImageNet weights (timm networks only).
+
+    Raises ModelError for a network that cannot be built.
     """
 
-    # Where along the bone a feature lies matters as much as what it is: the features are
-    # pooled to a coarse grid, not to a point.
     grid = (6, 2)
 
-    def __init__(self, backbone: str, dimension: int = 128, *, pretrained: bool = False) -> None:
+    def __init__(self, network: Network, *, pretrained: bool = False) -> None:
         super().__init__()
-        self.backbone_name = backbone
-        self.dimension = dimension
-        self.backbone, channels = _build_backbone(backbone, pretrained)
-        features = channels * self.grid[0] * self.grid[1]
-        self.reductions = nn.ModuleList(
-            nn.Linear(a, b) for a, b in ((features, 512), (512, 256), (256, dimension))
-        )
+        self.network = network
+        self.contrast = LocalContrast() if network.contrast else nn.Identity()
+        self.backbone, features = _build_backbone(network, pretrained)
+        if network.pooling == "grid":
+            features *= self.grid[0] * self.grid[1]
+        widths = (features, *network.reductions, network.dimension)
+        self.reductions = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2, H, W) -> (B, d), each row of unit length."""
-        features = self.backbone(x)
-        x = functional.adaptive_avg_pool2d(features, self.grid).flatten(1)
+        x = self.contrast(x)
+        if self.network.views == "side by side":
+            x = torch.cat([x[:, :1], x[:, 1:]], dim=3)
+        x = self.backbone(x)
+        if self.network.pooling == "grid":
+            x = functional.adaptive_avg_pool2d(x, self.grid)
+        x = x.flatten(1)
         for reduce in self.reductions:
             x = functional.normalize(reduce(x), dim=1)
         return x
 
 
-def check_backbone(name: str, *, pretrained: bool = False) -> None:
+class LocalContrast(nn.Module):
+    """(B, C, H, W) -> the same, less its local mean, over its local spread; nothing is learnt.
+
+    The mean is a Gaussian over a fiftieth of the height; the spread, over twice as much.
+    """
+
+    reach = 1 / 50
+    # Of the picture's own greatest spread: below it there is nothing but noise.
+    floor = 0.15
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Local contrast of each channel by itself."""
+        sigma = self.reach * x.shape[2]
+        rest = x - _gaussian(x, sigma)
+        spread = _gaussian(rest * rest, 2 * sigma).clamp_min(0.0).sqrt()
+        least = self.floor * spread.amax(dim=(2, 3), keepdim=True)
+        return rest / (spread + least + 1e-6)
+
+
+def _gaussian(x: Tensor, sigma: float) -> Tensor:
+    """(B, C, H, W) blurred; beyond the edges all is 0."""
+    reach = math.ceil(3 * sigma)
+    at = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = x.reshape(-1, 1, *x.shape[2:])
+    flat = functional.conv2d(flat, kernel[None, None, :, None], padding=(reach, 0))
+    flat = functional.conv2d(flat, kernel[None, None, None, :], padding=(0, reach))
+    return flat.reshape(x.shape)
+
+
+def check_network(network: Network, *, pretrained: bool = False) -> None:
     """Raises ModelError for a network that cannot be built, before any work is done for it."""
+    name = network.backbone
     if name == COMPACT:
         if pretrained:
             raise ModelError(name, "has no ImageNet weights", "train it from scratch")
+        if network.pooling != "grid":
+            raise ModelError(name, "has no fully connected layer", "pool its features on a grid")
         return
     import timm  # slow to import, and not needed for the default network
 
@@ -136,11 +200,11 @@ def check_backbone(name: str, *, pretrained: bool = False) -> None:
         raise ModelError(name, "is no network that timm knows", f'use "{COMPACT}" or a timm name')
     try:
         with torch.inference_mode():
-            model = timm.create_model(name, in_chans=2, num_classes=0, global_pool="").eval()
-            features = model(torch.zeros(1, 2, 192, 64))
+            model = _timm(network, pretrained=False).eval()
+            features = model(torch.zeros(1, network.channels, 192, 64))
     except Exception:  # each network refuses in its own way
         features = torch.zeros(0)
-    if features.ndim != 4:
+    if features.ndim != (4 if network.pooling == "grid" else 2):
         raise ModelError(
             name,
             "does not turn pictures of 192 × 64 pixels into a map of features",
@@ -148,126 +212,33 @@ def check_backbone(name: str, *, pretrained: bool = False) -> None:
         )
 
 
-def _build_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
-    check_backbone(name, pretrained=pretrained)
-    if name == COMPACT:
-        return CompactBackbone(), CompactBackbone.channels
+def _timm(network: Network, *, pretrained: bool) -> nn.Module:
+    """A timm network as far as its features: a map of them, or up to its last connected layer."""
     import timm
 
+    whole: dict[str, Any] = {} if network.pooling == "whole" else {"global_pool": ""}
+    return timm.create_model(
+        network.backbone,
+        pretrained=pretrained,
+        in_chans=network.channels,
+        num_classes=0,
+        **whole,
+    )
+
+
+def _build_backbone(network: Network, pretrained: bool) -> tuple[nn.Module, int]:
+    """The backbone, and how many features it gives."""
+    check_network(network, pretrained=pretrained)
+    if network.backbone == COMPACT:
+        return CompactBackbone(network.channels), CompactBackbone.channels
     try:
-        model = timm.create_model(
-            name, pretrained=pretrained, in_chans=2, num_classes=0, global_pool=""
-        )
+        model = _timm(network, pretrained=pretrained)
     except Exception as error:  # the hub client raises its own family of errors
         raise ModelError(
-            name,
+            network.backbone,
             f"its ImageNet weights cannot be loaded ({type(error).__name__})",
             "go online once, or train from scratch",
         ) from None
-    return model, int(cast(int, model.num_features))
-
-
-@dataclass
-class ModelCard:
-    """What a model is, kept as JSON beside its weights.
-
-    Attributes
-    ----------
-    backbone, dimension : the network.
-    frame : the standard pictures it reads.
-    loss : what it was trained for.
-    trained_on : identifiers of the bones it saw, with a hash over their scans.
-    settings : every setting of the training.
-    figures : what was measured at the end of the training, in words -> value.
-    """
-
-    backbone: str
-    dimension: int
-    frame: StandardFrame
-    loss: str
-    trained_on: dict[str, Any]
-    settings: dict[str, Any]
-    figures: dict[str, float] = field(default_factory=dict)
-    format: int = CARD_FORMAT
-
-    def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], source: str) -> ModelCard:
-        """Read a card; raises ModelError (naming ``source``) where it does not fit."""
-        try:
-            if values["format"] != CARD_FORMAT:
-                raise ModelError(
-                    source,
-                    f"is of format {values['format']}, this program reads {CARD_FORMAT}",
-                    "train it again with this version",
-                )
-            return cls(**{**values, "frame": StandardFrame(**values["frame"])})
-        except (KeyError, TypeError):
-            raise ModelError(source, "is no model card", "train the model again") from None
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """An encoder with its card, ready for use."""
-
-    encoder: Encoder
-    card: ModelCard
-
-    def embed(self, pictures: NDArray[np.float32], batch: int = 128) -> NDArray[np.float32]:
-        """(n, 2, H, W) standard pictures in 0...1 -> (n, d) float32 fingerprints."""
-        self.encoder.eval()
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(pictures), batch):
-                block = np.ascontiguousarray(pictures[start : start + batch])
-                parts.append(self.encoder(torch.from_numpy(block)).numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, self.card.dimension), np.float32)
-
-
-def save_model(model: Model, path: Path) -> None:
-    """Write weights to ``path`` (.safetensors) and the card to ``<path without ending>.json``.
-
-    Each file appears whole or not at all.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.contiguous() for k, v in model.encoder.state_dict().items()}, partial)
-    card = model.card.to_json() | {
-        "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()
-    }
-    card_path = path.with_suffix(".json")
-    card_partial = card_path.with_name(card_path.name + ".partial")
-    card_partial.write_text(json.dumps(card, indent=1) + "\n")
-    partial.replace(path)
-    card_partial.replace(card_path)
-
-
-def load_model(path: Path) -> Model:
-    """Read a model written by :func:`save_model`.
-
-    Raises ModelError: no such file, a pickle, a card that is missing or of other weights,
-    weights that do not fit the network.
-    """
-    if not path.is_file():
-        raise ModelError(path, "is not a file", "give a model made by 'osteoprint train'")
-    if path.suffix != ".safetensors":
-        raise ModelError(path, "is not a .safetensors file", "pickled models are never read")
-    card_path = path.with_suffix(".json")
-    try:
-        values = json.loads(card_path.read_text())
-        sha256 = values.pop("weights_sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise ModelError(card_path, "is no model card", "keep it beside its weights") from None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise ModelError(path, "does not match its card", "copy both files again")
-    card = ModelCard.from_json(values, str(card_path))
-    encoder = Encoder(card.backbone, card.dimension)
-    try:
-        encoder.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError):
-        raise ModelError(path, "does not fit its network", "train it again") from None
-    encoder.eval()
-    return Model(encoder, card)
+    with torch.inference_mode():
+        given = model.eval()(torch.zeros(1, network.channels, 192, 64))
+    return model.train(), int(given.shape[1])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
+
+from osteoprint.fingerprint.mining import Triplets, mine
 
 
 def squared_distances(embeddings: Tensor) -> Tensor:
@@ -11,29 +16,63 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     return (2.0 - 2.0 * embeddings @ embeddings.T).clamp_min(0.0)
 
 
-def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.1) -> Tensor:
-    """Equation (1) of the paper on the hardest triplet of each anchor.
-
-    For every anchor: its farthest positive and nearest negative in the batch ("batch
-    hard", Hermans et al. 2017). Squared Euclidean distances.
+def triplet_loss(
+    embeddings: Tensor,
+    triplets: Triplets,
+    margin: float = 0.1,
+    *,
+    squared: bool = True,
+    tertiary: bool = False,
+) -> Tensor:
+    """Equation (1) of the paper: the mean of ``max(0, ap - an + margin)``.
 
     Parameters
     ----------
     embeddings : (B, d), unit length.
-    labels : (B,) integer, which bone. Each bone at least twice, at least two bones.
+    triplets : from :func:`osteoprint.fingerprint.mining.mine`.
     margin : the distance that must lie between.
+    squared : squared Euclidean distances, or plain ones.
+    tertiary : the negative's distance to the positive counts as much as that to the anchor.
     """
-    d2 = squared_distances(embeddings)
-    same = labels[:, None] == labels[None, :]
-    positive = d2.masked_fill(~same, -1.0).amax(dim=1)
-    negative = d2.masked_fill(same, 5.0).amin(dim=1)
-    return (positive - negative + margin).clamp_min(0.0).mean()
+    anchor, positive, negative = (embeddings[index] for index in triplets)
+    if not len(anchor):
+        return embeddings.sum() * 0.0  # no triplet worth learning from, yet a gradient
+    near, far = (_between(anchor, other, squared) for other in (positive, negative))
+    if tertiary:
+        far = (far + _between(positive, negative, squared)) / 2
+    return (near - far + margin).clamp_min(0.0).mean()
+
+
+def _between(one: Tensor, other: Tensor, squared: bool) -> Tensor:
+    """(t,) distances of (t, d) points."""
+    d2 = (one - other).square().sum(dim=1)
+    # The root has no slope at 0.
+    return d2 if squared else (d2 + 1e-12).sqrt()
+
+
+# Losses of the literature, by the name they have on the command line.
+OTHER_LOSSES = {
+    "contrastive": "ContrastiveLoss",
+    "multi-similarity": "MultiSimilarityLoss",
+    "ntxent": "NTXentLoss",
+    "circle": "CircleLoss",
+}
+
+
+def other_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss of the literature, of embeddings and labels, from pytorch-metric-learning.
+
+    ``name`` is one of ``OTHER_LOSSES``; raises KeyError for any other.
+    """
+    from pytorch_metric_learning import losses
+
+    return cast(Callable[[Tensor, Tensor], Tensor], getattr(losses, OTHER_LOSSES[name])())
 
 
 def triplet_accuracy(embeddings: Tensor, labels: Tensor, margin: float = 0.1) -> float:
     """Equation (2): the share of all triplets with ap² + margin < an².
 
-    Parameters as in :func:`triplet_loss`; every (anchor, positive, negative) counts once.
+    (B, d) embeddings of unit length, (B,) labels; every (anchor, positive, negative) counts once.
     """
     d2 = squared_distances(embeddings)
     same = labels[:, None] == labels[None, :]
@@ -63,16 +102,19 @@ def shape_loss(
     """Distances between fingerprints that follow the surface RMS between the bones.
 
     The squared error of every pair's distance against :func:`shape_target`, relative to
-    it, plus the triplet loss, which keeps each bone apart from its nearest neighbour.
+    it, plus the triplet loss on the hardest triplets, which keeps each bone apart from its
+    nearest neighbour.
 
     Parameters
     ----------
-    embeddings, labels, margin : as in :func:`triplet_loss`.
-    rms_mm : (n, n), surface RMS between the bones that labels count, zero on the diagonal.
+    embeddings, margin : as in :func:`triplet_loss`.
+    labels : (B,) integer, which bone.
+    rms_mm : (B, B), surface RMS between the embeddings' bones, zero for the same.
     scale_mm : the RMS at which the target has risen to 63 %.
     """
     distance = (squared_distances(embeddings) + 1e-8).sqrt()
-    target = shape_target(rms_mm[labels][:, labels], scale_mm)
+    target = shape_target(rms_mm, scale_mm)
     pair = ((distance - target) ** 2) / (target + 0.15)
-    off = ~torch.eye(len(labels), dtype=torch.bool)
-    return pair[off].mean() + triplet_loss(embeddings, labels, margin)
+    off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    triplets = mine(embeddings, labels, margin=margin)
+    return pair[off].mean() + triplet_loss(embeddings, triplets, margin)

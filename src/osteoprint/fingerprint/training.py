@@ -8,44 +8,77 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from osteoprint.errors import ModelError
-from osteoprint.fingerprint.encoder import COMPACT, Encoder, Model, ModelCard
-from osteoprint.fingerprint.losses import shape_loss, triplet_accuracy, triplet_loss
+from osteoprint.fingerprint.encoder import Encoder, Network
+from osteoprint.fingerprint.losses import (
+    OTHER_LOSSES,
+    other_loss,
+    shape_loss,
+    triplet_accuracy,
+    triplet_loss,
+)
+from osteoprint.fingerprint.mining import Mining, mine
+from osteoprint.fingerprint.model import Model, ModelCard
 from osteoprint.fingerprint.samples import from_bytes, vary
 from osteoprint.xray.standard import StandardFrame
+
+DEFAULT_NETWORK = Network()
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """Everything a training depends on besides its bones.
 
-    ``variants_per_bone`` counts the bone itself and stretched ones that stand beside it as
-    individuals of their own: two dozen bones alone do not show a network what "a little
-    longer" looks like. ``minutes`` stops earlier than ``steps`` would; only a run that is
-    not stopped by it can be repeated exactly.
+    Attributes
+    ----------
+    network : what is trained.
+    loss : "shape" (ours), "triplet" (the paper's), or one of ``OTHER_LOSSES``.
+    margin, squared, tertiary, mining : of the triplets, see ``triplet_loss`` and ``mine``.
+    bones_per_batch, views_per_bone : P bones × K views a step.
+    variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
+        their own: two dozen bones alone do not show a network what "a little longer" looks like.
+    poses_per_variant : how many pairs of films there are of each.
+    steps, minutes : `minutes` stops earlier than `steps` would; only a run that is not stopped by
+        it can be repeated exactly.
+    optimiser, learning_rate, weight_decay : "adamw", "adam" or "sgd" (momentum 0.9).
+    backbone_rate : the backbone's learning rate, as a part of the other layers'.
+    pretrained : start from ImageNet weights.
+    precision : of the arithmetic, as Lightning Fabric names it: "32-true", "16-mixed",
+        "bf16-mixed".
+    accelerator, devices : where: "cpu", "cuda" or "auto", and on how many. Each device has its
+        own P × K; the loss sees all of them.
+    seed : of everything drawn.
     """
 
-    backbone: str = COMPACT
-    loss: Literal["triplet", "shape"] = "shape"
-    dimension: int = 128
+    network: Network = DEFAULT_NETWORK
+    loss: str = "shape"
     margin: float = 0.1
+    squared: bool = True
+    tertiary: bool = False
+    mining: Mining = "hard"
     bones_per_batch: int = 18
     views_per_bone: int = 3
     variants_per_bone: int = 6
     poses_per_variant: int = 12
     steps: int = 600
     minutes: float | None = None
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 2e-3
+    backbone_rate: float = 1.0
     weight_decay: float = 1e-4
     pretrained: bool = False
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
     seed: int = 0
 
 
@@ -82,17 +115,22 @@ def train(
         raise ModelError("training", "needs at least two bones", "ingest more bones")
     if settings.loss == "shape" and rms_mm is None:
         raise ModelError("--loss shape", "needs surfaces", "ingest bones with surfaces")
-    torch.manual_seed(settings.seed)
-    encoder = Encoder(settings.backbone, settings.dimension, pretrained=settings.pretrained)
-    optimiser = torch.optim.AdamW(
-        encoder.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    if settings.loss not in ("shape", "triplet", *OTHER_LOSSES):
+        known = ", ".join(("shape", "triplet", *OTHER_LOSSES))
+        raise ModelError("--loss", f"knows no {settings.loss!r}", f"use one of {known}")
+    fabric = Fabric(
+        accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision
     )
+    fabric.launch()
+    torch.manual_seed(settings.seed)
+    encoder = Encoder(settings.network, pretrained=settings.pretrained)
+    optimiser = _optimiser(encoder, settings)
     run = _Run(encoder, optimiser, settings, identifiers, checkpoint)
     first = run.resume()
-    target = torch.tensor(rms_mm, dtype=torch.float32) if rms_mm is not None else None
-    scale = _typical_rms(rms_mm) if rms_mm is not None else 1.0
+    shared, optimising = fabric.setup(encoder, optimiser)
+    criterion = _Criterion(settings, rms_mm, fabric.device)
     started, done, loss_value = time.monotonic(), first, float("nan")
-    encoder.train()
+    shared.train()
     for step in range(first, settings.steps):
         share = step / settings.steps
         if settings.minutes is not None:
@@ -100,28 +138,28 @@ def train(
             if share >= 1.0:
                 break
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(share)
-        batch, labels = _batch(pictures, settings, step)
-        embeddings = encoder(batch)
-        if settings.loss == "shape" and target is not None:
-            loss = shape_loss(embeddings, labels, target, scale, settings.margin)
-        else:
-            loss = triplet_loss(embeddings, labels, settings.margin)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+            group["lr"] = group["full_lr"] * _schedule(share)
+        batch, labels = _batch(pictures, settings, step, fabric.global_rank)
+        embeddings = shared(batch.to(fabric.device))
+        loss = criterion(
+            _gathered(fabric, embeddings), _gathered(fabric, labels.to(fabric.device)), step
+        )
+        optimising.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimising.step()
         loss_value, done = float(loss.detach()), step + 1
-        run.save_sometimes(done)
+        if fabric.is_global_zero:
+            run.save_sometimes(done)
         if progress:
             progress(share, loss_value)
+    encoder = encoder.to("cpu")
     encoder.eval()
     card = ModelCard(
-        backbone=settings.backbone,
-        dimension=settings.dimension,
+        network=settings.network,
         frame=frame,
         loss=settings.loss,
         trained_on={"bones": identifiers},
-        settings=asdict(settings),
+        settings=json.loads(json.dumps(asdict(settings))),  # as it will be read again
         figures={"steps": float(done)},
     )
     model = Model(encoder, card)
@@ -129,6 +167,64 @@ def train(
     card.figures["triplet accuracy on training bones"] = held
     run.finish()
     return model
+
+
+class _Criterion:
+    """The loss of a step, from its embeddings."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        rms_mm: NDArray[np.float64] | None,
+        device: torch.device,
+    ) -> None:
+        self._settings, self._device = settings, device
+        self._scale = 1.0 if rms_mm is None else _typical_rms(rms_mm)
+        self._rms = None
+        if rms_mm is not None:
+            self._rms = torch.tensor(rms_mm, dtype=torch.float32, device=device)
+        self._other = other_loss(settings.loss) if settings.loss in OTHER_LOSSES else None
+
+    def __call__(self, embeddings: Tensor, labels: Tensor, step: int) -> Tensor:
+        """(B, d) embeddings, (B,) labels -> one number."""
+        of = self._settings
+        # Whatever the network's precision: distances of neighbours are small differences.
+        embeddings = embeddings.float()
+        if self._other is not None:
+            return self._other(embeddings, labels)
+        if of.loss == "shape":
+            assert self._rms is not None
+            rms = self._rms[labels][:, labels]
+            return shape_loss(embeddings, labels, rms, self._scale, of.margin)
+        drawn = torch.Generator(self._device).manual_seed(of.seed * 1_000_003 + step)
+        triplets = mine(embeddings, labels, of.mining, margin=of.margin, generator=drawn)
+        return triplet_loss(
+            embeddings, triplets, of.margin, squared=of.squared, tertiary=of.tertiary
+        )
+
+
+def _gathered(fabric: Fabric, values: Tensor) -> Tensor:
+    """(B, ...) of this device -> (devices × B, ...) of all; gradients flow back."""
+    if fabric.world_size == 1:
+        return values
+    everyone = fabric.all_gather(values, sync_grads=values.requires_grad)
+    return cast(Tensor, everyone).flatten(0, 1)
+
+
+def _optimiser(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser, the backbone's layers with a learning rate of their own."""
+    rate = settings.learning_rate
+    groups = [
+        {"params": list(part.parameters()), "lr": r, "full_lr": r}
+        for part, r in (
+            (encoder.backbone, rate * settings.backbone_rate),
+            (encoder.reductions, rate),
+        )
+    ]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, weight_decay=settings.weight_decay)
 
 
 def _typical_rms(rms_mm: NDArray[np.float64]) -> float:
@@ -145,10 +241,10 @@ def _schedule(share: float) -> float:
 
 
 def _batch(
-    pictures: NDArray[np.uint8], settings: TrainingSettings, step: int
+    pictures: NDArray[np.uint8], settings: TrainingSettings, step: int, rank: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The pictures and labels of one step; a function of the seed and the step alone."""
-    rng = np.random.default_rng([settings.seed, step])
+    """The pictures and labels of one step; a function of seed, step and device alone."""
+    rng = np.random.default_rng([settings.seed, step, rank] if rank else [settings.seed, step])
     count = min(settings.bones_per_batch, len(pictures))
     bones = rng.choice(len(pictures), count, replace=False)
     labels = np.repeat(bones, settings.views_per_bone)

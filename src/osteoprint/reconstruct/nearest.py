@@ -18,7 +18,7 @@ from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import Match, nearest
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, FilmError
-from osteoprint.fingerprint.encoder import Model, load_model
+from osteoprint.fingerprint.model import Model, load_model
 from osteoprint.fingerprint.samples import pair_pictures
 from osteoprint.frames import apply, invert_rigid
 from osteoprint.reconstruct.bone_model import BoneModel

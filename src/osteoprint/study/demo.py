@@ -15,7 +15,7 @@ from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.ct.reading import write_volume
 from osteoprint.errors import InputError
-from osteoprint.fingerprint.encoder import save_model
+from osteoprint.fingerprint.model import save_model
 from osteoprint.fingerprint.samples import SampleBone
 from osteoprint.fingerprint.training import TrainingSettings
 from osteoprint.frames import Side, View, anatomical_frame

@@ -14,7 +14,7 @@ from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import bone_distances
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, ModelError
-from osteoprint.fingerprint.encoder import Model
+from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     GALLERY_TURNS_DEG,
     from_bytes,
@@ -47,7 +47,7 @@ def enrol_bank(
         raise BankError(bank.folder, "holds no bones", "ingest some first")
     _check_size(path, model, records)
     card = json.loads(path.with_suffix(".json").read_text())
-    made_by, _ = bank.add_model(path, card, dimension=model.card.dimension)
+    made_by, _ = bank.add_model(path, card, dimension=model.card.network.dimension)
     done = bank.enrolled(made_by)
     rng = np.random.default_rng([seed, 3])
     probes: dict[str, NDArray[np.float32]] = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from osteoprint.bank.store import Bank, BoneRecord
 from osteoprint.ct.reading import read_scan
 from osteoprint.errors import BankError
-from osteoprint.fingerprint.encoder import Model
+from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     PairPose,
     SampleBone,

@@ -1,0 +1,131 @@
+"""A trained network with its card: what it is, what it was trained on, what was measured.
+
+Weights are safetensors, the card is JSON beside them; no pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from osteoprint.errors import ModelError
+from osteoprint.fingerprint.encoder import Encoder, Network
+from osteoprint.xray.standard import StandardFrame
+
+CARD_FORMAT = 2
+
+
+@dataclass
+class ModelCard:
+    """What a model is, kept as JSON beside its weights.
+
+    Attributes
+    ----------
+    network : what it is made of.
+    frame : the standard pictures it reads.
+    loss : what it was trained for.
+    trained_on : identifiers of the bones it saw, with a hash over their scans.
+    settings : every setting of the training.
+    figures : what was measured at the end of the training, in words -> value.
+    """
+
+    network: Network
+    frame: StandardFrame
+    loss: str
+    trained_on: dict[str, Any]
+    settings: dict[str, Any]
+    figures: dict[str, float] = field(default_factory=dict)
+    format: int = CARD_FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> ModelCard:
+        """Read a card; raises ModelError (naming ``source``) where it does not fit."""
+        try:
+            if values["format"] != CARD_FORMAT:
+                raise ModelError(
+                    source,
+                    f"is of format {values['format']}, this program reads {CARD_FORMAT}",
+                    "train it again with this version",
+                )
+            network, frame = Network(**values["network"]), StandardFrame(**values["frame"])
+            return cls(**{**values, "network": network, "frame": frame})
+        except (KeyError, TypeError):
+            raise ModelError(source, "is no model card", "train the model again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An encoder with its card, ready for use."""
+
+    encoder: Encoder
+    card: ModelCard
+
+    def embed(self, pictures: NDArray[np.float32], batch: int = 128) -> NDArray[np.float32]:
+        """(n, 2, H, W) standard pictures in 0...1 -> (n, d) float32 fingerprints."""
+        self.encoder.eval()
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(pictures), batch):
+                block = np.ascontiguousarray(pictures[start : start + batch])
+                parts.append(self.encoder(torch.from_numpy(block)).numpy())
+        nothing = np.zeros((0, self.card.network.dimension), np.float32)
+        return np.concatenate(parts) if parts else nothing
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write weights to ``path`` (.safetensors) and the card to ``<path without ending>.json``.
+
+    Each file appears whole or not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({k: v.contiguous() for k, v in model.encoder.state_dict().items()}, partial)
+    card = model.card.to_json() | {
+        "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()
+    }
+    card_path = path.with_suffix(".json")
+    card_partial = card_path.with_name(card_path.name + ".partial")
+    card_partial.write_text(json.dumps(card, indent=1) + "\n")
+    partial.replace(path)
+    card_partial.replace(card_path)
+
+
+def load_model(path: Path) -> Model:
+    """Read a model written by :func:`save_model`.
+
+    Raises ModelError: no such file, a pickle, a card that is missing or of other weights,
+    weights that do not fit the network.
+    """
+    if not path.is_file():
+        raise ModelError(path, "is not a file", "give a model made by 'osteoprint train'")
+    if path.suffix != ".safetensors":
+        raise ModelError(path, "is not a .safetensors file", "pickled models are never read")
+    card_path = path.with_suffix(".json")
+    try:
+        values = json.loads(card_path.read_text())
+        sha256 = values.pop("weights_sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise ModelError(card_path, "is no model card", "keep it beside its weights") from None
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ModelError(path, "does not match its card", "copy both files again")
+    card = ModelCard.from_json(values, str(card_path))
+    encoder = Encoder(card.network)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError):
+        raise ModelError(path, "does not fit its network", "train it again") from None
+    encoder.eval()
+    return Model(encoder, card)
