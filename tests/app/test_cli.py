@@ -16,7 +16,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["ingest", "render", "train", "enrol", "identify", "verify", "reconstruct", "compare",
+    ["ingest", "render", "train", "onnx", "enrol", "identify", "verify", "reconstruct", "compare",
      "study", "demo", "doctor"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command, capsys):

@@ -168,7 +168,7 @@ def test_the_papers_networks_end_in_their_last_connected_layer():
     ("network", "said"),
     [
         (Network("resnet-of-my-own"), "no network that timm knows"),
-        (Network("vit_tiny_patch16_224"), "map of features"),
+        (Network("vit_tiny_patch16_224"), "into features"),
         (Network(pooling="whole"), "no fully connected layer"),
     ],
 )

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Example: osteoprint train --bank mybank --out model.safetensors --minutes 5"
     )(train)
+    app.command(epilog="Example: osteoprint onnx model.safetensors --out model.onnx")(onnx)
     app.command(epilog="Example: osteoprint enrol --bank mybank --model model.safetensors")(enrol)
 
 
@@ -148,3 +149,16 @@ def enrol(
         *(f"warning: {w}" for w in result["warnings"]),
     ]
     answer(json.loads(json.dumps(result)), lines, as_json=as_json)
+
+
+def onnx(
+    model: Annotated[Path, typer.Argument(help="A model made by 'osteoprint train'.")],
+    out: Annotated[Path, typer.Option(help="The network for other programs: an .onnx file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a fingerprint network as ONNX, its card inside, for programs without Python."""
+    from osteoprint.fingerprint.exchange import export_onnx
+    from osteoprint.fingerprint.model import load_model
+
+    export_onnx(load_model(model), out)
+    answer({"onnx": str(out)}, [str(out)], as_json=as_json)

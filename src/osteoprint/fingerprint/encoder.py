@@ -116,6 +116,10 @@ class Network:
         """Channels of the picture that the backbone is given."""
         return 2 if self.views == "channels" else 1
 
+    def example(self) -> Tensor:
+        """What the backbone is given, of a pair of pictures of the usual size; black."""
+        return torch.zeros(1, self.channels, 192, 64 if self.views == "channels" else 128)
+
 
 class Encoder(nn.Module):
     """Backbone and reduction: (B, 2, H, W) float in 0...1 -> (B, d) of unit length.
@@ -201,13 +205,14 @@ def check_network(network: Network, *, pretrained: bool = False) -> None:
     try:
         with torch.inference_mode():
             model = _timm(network, pretrained=False).eval()
-            features = model(torch.zeros(1, network.channels, 192, 64))
+            features = model(network.example())
     except Exception:  # each network refuses in its own way
         features = torch.zeros(0)
     if features.ndim != (4 if network.pooling == "grid" else 2):
         raise ModelError(
             name,
-            "does not turn pictures of 192 × 64 pixels into a map of features",
+            f"does not turn pictures of {' × '.join(map(str, network.example().shape[2:]))} "
+            "pixels into features",
             f'use "{COMPACT}" or a convolutional network',
         )
 
@@ -240,5 +245,5 @@ def _build_backbone(network: Network, pretrained: bool) -> tuple[nn.Module, int]
             "go online once, or train from scratch",
         ) from None
     with torch.inference_mode():
-        given = model.eval()(torch.zeros(1, network.channels, 192, 64))
+        given = model.eval()(network.example())
     return model.train(), int(given.shape[1])
