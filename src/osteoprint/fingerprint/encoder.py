@@ -138,7 +138,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.network = network
         self.contrast = LocalContrast() if network.contrast else nn.Identity()
-        self.backbone, features = _build_backbone(network, pretrained)
+        self.backbone, features = backbone_of(network, pretrained=pretrained)
         if network.pooling == "grid":
             features *= self.grid[0] * self.grid[1]
         widths = (features, *network.reductions, network.dimension)
@@ -231,8 +231,8 @@ def _timm(network: Network, *, pretrained: bool) -> nn.Module:
     )
 
 
-def _build_backbone(network: Network, pretrained: bool) -> tuple[nn.Module, int]:
-    """The backbone, and how many features it gives."""
+def backbone_of(network: Network, *, pretrained: bool = False) -> tuple[nn.Module, int]:
+    """The backbone, and how many features it gives. Raises ModelError as :class:`Encoder`."""
     check_network(network, pretrained=pretrained)
     if network.backbone == COMPACT:
         return CompactBackbone(network.channels), CompactBackbone.channels
