@@ -212,7 +212,7 @@ def the_map(figure: Figures) -> str:
     """The interactive map of all fingerprints."""
     layout = choice("Layout", "layout", [("tsne", "t‑SNE"), ("pca", "PCA")])
     paint = choice("Colour", "paint", [("bone", "colour by bone"), ("length", "by length")])
-    dimension = figure.at("settings/training/dimension")
+    dimension = figure.at("settings/training/network/dimension")
     return f"""<section id="fingerprints"><h2>A map of fingerprints</h2>
 <p>Every point is one film pair, laid out so that like fingerprints lie together. Point at one to
 see its films. A good network makes one clump of each bone, from whichever side it was
