@@ -249,11 +249,16 @@ def test_cat_femora_and_a_tibia_that_is_none() -> None:
 
 @pytest.mark.real
 def test_real_femora_of_both_sides(real_data: Path) -> None:
-    first = read_surface(real_data / "smir_right_femora" / "00.ply")
-    template = Template.from_surface(first, bone="femur", side=Side.RIGHT)
-    itself = register(template, template.mesh)
-    assert itself.strain < 0.02
-    assert rms(itself.vertices, template.vertices) < 0.3
+    slides = []
+    for name in ("11", "05", "00"):
+        first = read_surface(real_data / "smir_right_femora" / f"{name}.ply")
+        template = Template.from_surface(first, bone="femur", side=Side.RIGHT)
+        itself = register(template, template.mesh)
+        assert itself.strain < 0.02
+        slides.append(rms(itself.vertices, template.vertices))
+    # A tenth of the edges, over three bones: any one varies from 0.1 to 0.45 mm with where the
+    # points that stand for it happen to lie.
+    assert np.sqrt(np.mean(np.square(slides))) < 0.3
     for number, name in enumerate(("smir_right_femora/04", "vsd_femora/z013_L")):
         bone = moved(read_surface(real_data / f"{name}.ply"), some_motion(number))
         result = register(template, bone, mirrored=name.endswith("L"))
