@@ -55,7 +55,7 @@ class TrainingSettings:
     precision : of the arithmetic, as Lightning Fabric names it: "32-true", "16-mixed",
         "bf16-mixed".
     accelerator, devices : where: "cpu", "cuda" or "auto", and on how many. Each device has its
-        own P × K; the loss sees all of them.
+        own P × K; the loss sees all of them. More than one has not been tried on real devices.
     seed : of everything drawn.
     """
 

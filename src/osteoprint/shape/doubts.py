@@ -58,7 +58,8 @@ def doubts(
     if rms > MOST_RMS * size:
         reasons.append(f"the template does not lie on it: {rms:.2f} mm RMS")
     if worst > most_worst_mm:
-        hint = f", and {holes} holes run through it: close them" if holes else ""
+        some = "a hole runs" if holes == 1 else f"{holes} holes run"
+        hint = f", and {some} through it: close what should be closed" if holes else ""
         reasons.append(f"a part of it was not reached: {worst:.1f} mm off{hint}")
     if folds:
         reasons.append(f"{folds} triangles are folded")
