@@ -15,9 +15,9 @@ from osteoprint.errors import InputError
 from osteoprint.frames import Side, apply, rigid
 from osteoprint.shape.correspondence import register
 from osteoprint.shape.distance import surface_distance
-from osteoprint.shape.doubts import folded, handles, strain
+from osteoprint.shape.doubts import AMBIGUOUS, folded, handles, strain
 from osteoprint.shape.group import _first_template, correspond
-from osteoprint.shape.placing import Target, similarity
+from osteoprint.shape.placing import Target, place, similarity
 from osteoprint.shape.remesh import remeshed
 from osteoprint.shape.surface_index import barycentric
 from osteoprint.shape.template import DETAIL, Template
@@ -186,8 +186,15 @@ def test_another_body_is_noticed(template: Template) -> None:
 def test_a_body_that_lies_alike_two_ways_is_noticed() -> None:
     body = trimesh.creation.icosphere(subdivisions=4)
     body.vertices *= [45, 14, 10]
-    result = register(Template.from_surface(body, count=600), body)
+    template = Template.from_surface(body, count=600)
+    result = register(template, body)
     assert any("two poses" in reason for reason in result.reasons)
+    # However the points that stand for it happen to lie.
+    for seed in range(6):
+        rough = body.copy()
+        rough.vertices += np.random.default_rng(seed).normal(0, 1e-5, rough.vertices.shape)
+        placed = place(template, Target.of(rough, template.length_mm, False, ""))
+        assert placed.runner_up < AMBIGUOUS * placed.misfit
 
 
 def test_what_is_no_closed_surface_is_refused(template: Template) -> None:

@@ -32,8 +32,9 @@ TARGET_POINTS = 16_000
 COARSE_POINTS = 250
 MIDDLE_POINTS = 1200
 TURNS = 8
-# Poses followed further, after the first glance.
+# Poses followed further, after the first glance; and of those to the end.
 FOLLOWED = 5
+FINISHED = 3
 # None, and half a turn about each axis: diagonals of rotations.
 HALF_TURNS = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 
@@ -136,8 +137,8 @@ class Placement:
     ----------
     matrix : (4, 4) similarity, template's frame to the target's working frame.
     affine : (4, 4) affine, likewise, fitted further.
-    misfit : what is left between them in six dimensions, RMS both ways, as a part of the
-        length.
+    misfit : what is left between them in six dimensions, RMS both ways, mm at the
+        template's size.
     runner_up : the same of the best start that led elsewhere; infinity if all led here.
     """
 
@@ -170,14 +171,24 @@ def place(template: Template, target: Target) -> Placement:
     """The best of many starts: anatomical frames, and principal axes in all their turns."""
     starts = _anatomical_starts(template, target) + _principal_starts(template)
     few = _Sketch.of(template, target, COARSE_POINTS)
-    tried = sorted((few.settled(start, 8) for start in starts), key=lambda t: t[1])
+    tried = _distinct([few.settled(start, 8) for start in starts])
     more = _Sketch.of(template, target, MIDDLE_POINTS)
-    followed = sorted((more.settled(m, 25) for m, _ in tried[:FOLLOWED]), key=lambda t: t[1])
-    finished = [(m, *more.sheared(m, 15)) for m, _ in followed[:3]]
+    followed = _distinct([more.settled(m, 25) for m in tried[:FOLLOWED]])
+    finished = [(m, *more.sheared(m, 15)) for m in followed[:FINISHED]]
     finished.sort(key=lambda t: t[2])
     matrix, affine, misfit = finished[0]
     others = [m for a, _, m in finished[1:] if _apart(a, matrix)]
     return Placement(matrix, affine, misfit, min(others, default=np.inf))
+
+
+def _distinct(settled: list[tuple[Floats, float]]) -> list[Floats]:
+    """Of poses and their misfits the poses, best first, without those alike a better one:
+    else some that came to the same end would crowd out the one that came to another."""
+    kept: list[Floats] = []
+    for matrix, _ in sorted(settled, key=lambda t: t[1]):
+        if all(_apart(matrix, other) for other in kept):
+            kept.append(matrix)
+    return kept
 
 
 def _apart(first: Floats, second: Floats) -> bool:
