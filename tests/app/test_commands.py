@@ -123,7 +123,20 @@ def test_render_makes_pictures_that_the_manifest_names(world, capsys, tmp_path):
 def test_train_enrol_and_the_bank_commands(world, capsys, tmp_path):
     model = tmp_path / "again.safetensors"
     ask(
-        capsys, "train", "--bank", world / "bank", "--out", model, "--steps", 1, "--loss", "triplet"
+        capsys,
+        "train",
+        "--bank",
+        world / "bank",
+        "--out",
+        model,
+        "--steps",
+        1,
+        "--loss",
+        "triplet",
+        "--variants",
+        1,
+        "--pairs",
+        2,
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.json", "again.safetensors"]
     copy = tmp_path / "copy"

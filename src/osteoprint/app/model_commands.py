@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,8 +92,17 @@ def train(
         Literal["triplet", "shape"],
         typer.Option(help="triplet: the paper's; shape: distances that follow the surfaces."),
     ] = "shape",
-    minutes: Annotated[float | None, typer.Option(min=0.05, help="Stop after so long.")] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 600,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.05, help="Films and training together stop after so long.")
+    ] = None,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 1200,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of each bone, itself included; by default as many as make 384 altogether."
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 10,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
     ] = False,
@@ -111,20 +121,31 @@ def train(
 
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
-    network = Network(backbone)
+    network = Network(backbone, contrast=True)
     settings = TrainingSettings(
-        network, loss=loss, minutes=minutes, steps=step_count, pretrained=pretrained, seed=seed
+        network,
+        loss=loss,
+        minutes=minutes,
+        steps=step_count,
+        variants_per_bone=variants,
+        poses_per_variant=pairs,
+        pretrained=pretrained,
+        seed=seed,
     )
     check_network(network, pretrained=pretrained)
-    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint, films = out.with_suffix(".checkpoint"), out.with_suffix(".films")
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
         out.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
             checkpoint.unlink(missing_ok=True)
+            shutil.rmtree(films, ignore_errors=True)
         frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
-        model = train_on(bones, frame, settings, progress, checkpoint=checkpoint)
+        model = train_on(
+            bones, frame, settings, progress, checkpoint=checkpoint, films_folder=films
+        )
         save_model(model, out)
+        shutil.rmtree(films, ignore_errors=True)
     lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
     answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)
 

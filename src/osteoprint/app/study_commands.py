@@ -37,8 +37,10 @@ def study(
     ] = "",
     loss: Annotated[Literal["triplet", "shape"], typer.Option(help="What is minimised.")] = "shape",
     backbone: Annotated[str, typer.Option(help="'compact', or a timm network.")] = "compact",
-    minutes: Annotated[float | None, typer.Option(min=0.05, help="Training time.")] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 600,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.05, help="Time for films and training.")
+    ] = None,
+    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 1200,
     preset: Annotated[
         str, typer.Option(help="How films for rebuilding are taken: ideal, clinic, bad day.")
     ] = "ideal",
@@ -55,7 +57,7 @@ def study(
     from osteoprint.study.whole_way import run_study
     from osteoprint.xray import presets
 
-    network = Network(backbone)
+    network = Network(backbone, contrast=True)
     training = TrainingSettings(network, loss=loss, minutes=minutes, steps=step_count, seed=seed)
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
     check_network(network)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class ModelCard:
     trained_on : identifiers of the bones it saw, with a hash over their scans.
     settings : every setting of the training.
     figures : what was measured at the end of the training, in words -> value.
+    scale : "fixed": ``frame`` is of the size that the training's bones had; "of the bank": the
+        network was trained on bones of all sizes, each as large on its picture as the longest of
+        its bank allows, and ``frame`` is of a longest bone of 1 mm; see :meth:`Model.at_scale`.
     """
 
     network: Network
@@ -44,6 +47,7 @@ class ModelCard:
     trained_on: dict[str, Any]
     settings: dict[str, Any]
     figures: dict[str, float] = field(default_factory=dict)
+    scale: Literal["fixed", "of the bank"] = "fixed"
     format: int = CARD_FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +77,14 @@ class Model:
     encoder: Encoder
     card: ModelCard
 
+    def at_scale(self, longest_mm: float) -> Model:
+        """The model for a bank whose longest bone is so long; itself where its scale is fixed."""
+        if self.card.scale == "fixed":
+            return self
+        unit = self.card.frame
+        frame = StandardFrame(unit.rows, unit.columns, unit.spacing_mm * longest_mm)
+        return Model(self.encoder, replace(self.card, frame=frame, scale="fixed"))
+
     def embed(self, pictures: NDArray[np.float32], batch: int = 128) -> NDArray[np.float32]:
         """(n, 2, H, W) standard pictures in 0...1 -> (n, d) float32 fingerprints."""
         self.encoder.eval()
@@ -85,14 +97,19 @@ class Model:
         return np.concatenate(parts) if parts else nothing
 
 
-def save_model(model: Model, path: Path) -> None:
+def save_model(model: Model, path: Path, *, half: bool = False) -> None:
     """Write weights to ``path`` (.safetensors) and the card to ``<path without ending>.json``.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all. ``half`` keeps 16 bits of each weight: half the size,
+    fingerprints that differ in the third decimal.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file({k: v.contiguous() for k, v in model.encoder.state_dict().items()}, partial)
+    weights = {k: v.contiguous() for k, v in model.encoder.state_dict().items()}
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    # Besides being of use to others: the same weights at another scale are another file.
+    save_file(weights, partial, metadata={"frame": json.dumps(asdict(model.card.frame))})
     card = model.card.to_json() | {
         "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()
     }

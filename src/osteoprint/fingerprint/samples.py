@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from osteoprint.ct.variation import Variation, varied
 from osteoprint.ct.volume import Volume
 from osteoprint.frames import AnatomicalFrame, Side
 from osteoprint.xray.camera import Geometry, Pose
@@ -54,39 +55,11 @@ def sample_bone(
     return SampleBone(identifier, prepare(volume.shrunk(max(factor, 1))), frame, side)
 
 
-def stretched(bone: SampleBone, stretch: NDArray[np.float64]) -> SampleBone:
-    """The same bone drawn out along its anatomical axes by three factors, (3,).
-
-    Only the grid's place in the world changes; nothing is resampled.
-    """
-    to_world = bone.frame.bone_to_world
-    pull = to_world @ np.diag([*stretch, 1.0]) @ bone.frame.world_to_bone
-    traced = replace(bone.traced, world_to_grid=bone.traced.world_to_grid @ np.linalg.inv(pull))
-    frame = replace(bone.frame, length_mm=bone.frame.length_mm * float(stretch[0]))
-    return SampleBone(bone.identifier, traced, frame, bone.side)
-
-
-def draw_stretches(
-    lengths_mm: NDArray[np.float64], variants: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which bone and how stretched: every bone as it is, then ``variants`` - 1 times changed.
-
-    Longer bones are thicker too, by less (allometry), with a spread of their own; lengths
-    stay within 7 % of the range that the bones have. Returns (v,) indices and (v, 3) factors.
-    """
-    low, high = 0.93 * lengths_mm.min(), 1.07 * lengths_mm.max()
-    which, factors = [], []
-    for index, length in enumerate(lengths_mm):
-        for variant in range(variants):
-            along, wide, deep = 0.0, 0.0, 0.0
-            if variant:
-                along = rng.uniform(
-                    max(np.log(low / length), -0.1), min(np.log(high / length), 0.1)
-                )
-                wide, deep = 0.6 * along + rng.normal(0.0, 0.04, 2)
-            which.append(index)
-            factors.append(np.exp([along, wide, deep]))
-    return np.array(which), np.array(factors)
+def varied_bone(bone: SampleBone, variation: Variation) -> SampleBone:
+    """The same bone smoothly changed, at the same place in the world."""
+    volume = varied(bone.traced.scan, bone.frame, variation)
+    frame = replace(bone.frame, length_mm=bone.frame.length_mm * float(variation.stretch[0]))
+    return SampleBone(bone.identifier, prepare(volume, bone.traced.materials), frame, bone.side)
 
 
 def random_pose(rng: np.random.Generator, max_turn_deg: float = MAX_TURN_DEG) -> PairPose:

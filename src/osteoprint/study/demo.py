@@ -47,7 +47,11 @@ def run_demo(
     with Bank.open(folder / "bank", write=True, create=True) as bank:
         make_phantoms(bank, names, seed, progress)
         training = TrainingSettings(
-            steps=100 if quick else 300, poses_per_variant=6 if quick else 8, seed=seed
+            steps=100 if quick else 300,
+            variants_per_bone=6,
+            poses_per_variant=6 if quick else 8,
+            presets=("ideal",),
+            seed=seed,
         )
         settings = StudySettings(
             unseen=tuple(names[-unseen:]),

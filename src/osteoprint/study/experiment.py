@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,14 @@ from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     PairPose,
     SampleBone,
-    draw_stretches,
     from_bytes,
-    random_pose,
     render_set,
     sample_bone,
-    stretched,
 )
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
 from osteoprint.reconstruct.reconstruction import Method
-from osteoprint.shape.resemblance import Resemblance
+from osteoprint.study.training_films import affordable, make_training_films
 from osteoprint.xray.standard import StandardFrame
 
 # What a study calls while it works: (what it does, done, of how many).
@@ -170,36 +168,35 @@ def train_on(
     progress: Progress = quiet,
     *,
     checkpoint: Path | None = None,
+    films_folder: Path | None = None,
 ) -> Model:
-    """Render random pairs of every bone and its variants, and train the network on them.
+    """Photograph every bone and its variants, and train the network on them.
 
-    The card also says how far nearest matches are off: every bone against the nearest other.
+    ``checkpoint`` and ``films_folder`` keep what is done, so that it can be gone on with. The
+    card also says how far nearest matches are off: every bone against the nearest other.
     """
     if len(bones) < 2:
         raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
-    rng = np.random.default_rng([settings.seed, 1])
-    lengths = np.array([b.record.length_mm for b in bones])
-    which, stretches = draw_stretches(lengths, settings.variants_per_bone, rng)
-    progress("Comparing known shapes", 0, 1)
-    rms_mm = Resemblance.of([b.surface for b in bones]).rms_mm(which, stretches)
-    progress("Comparing known shapes", 1, 1)
-    variants = [stretched(bones[i].sample, s) for i, s in zip(which, stretches, strict=True)]
-    poses = [[random_pose(rng) for _ in range(settings.poses_per_variant)] for _ in variants]
-    pictures = render_set(variants, poses, frame, lambda i, n: progress("Taking X-rays", i, n))
+    begun = time.monotonic()
+    settings = affordable(bones, frame, settings, films_folder)
+    films = make_training_films(bones, frame, settings, progress, folder=films_folder)
+    if settings.minutes is not None:
+        left = settings.minutes - (time.monotonic() - begun) / 60
+        settings = replace(settings, minutes=max(left, 0.2 * settings.minutes))
     model = train(
-        pictures,
+        films.pictures,
         [b.record.id for b in bones],
         frame,
         settings,
-        rms_mm=rms_mm,
+        rms_mm=films.rms_mm,
         checkpoint=checkpoint,
         progress=lambda share, loss: progress(f"Training (loss {loss:.3f})", share, 1.0),
     )
     progress("Training", 1, 1)
-    originals = np.arange(len(bones)) * settings.variants_per_bone
-    own_rms = rms_mm[np.ix_(originals, originals)]
+    own = films.originals
     people = np.array([b.record.individual for b in bones])
-    model.card.figures.update(_nearest_other(model, pictures[originals], own_rms, people))
+    figures = _nearest_other(model, films.pictures[own], films.rms_mm[np.ix_(own, own)], people)
+    model.card.figures.update(figures)
     return model
 
 

@@ -193,12 +193,7 @@ def model_of(known: Sequence[StudyBone], progress: Progress = quiet) -> BoneMode
 
 def _scan(bone: StudyBone, member: Correspondence) -> tuple[Volume, NDArray[np.float64]]:
     """A bone's scan, and where its registered vertices lie in the scan's world, mm."""
-    traced = bone.sample.traced
-    # The grid counts from one.
-    to_grid = np.asarray(traced.world_to_grid).copy()
-    to_grid[:3, 3] -= 1.0
-    volume = Volume(traced.volume_hu, np.asarray(np.linalg.inv(to_grid), np.float64))
-    return volume, apply(bone.sample.frame.bone_to_world, member.vertices)
+    return bone.sample.traced.scan, apply(bone.sample.frame.bone_to_world, member.vertices)
 
 
 def film_pair(bone: StudyBone, preset: str, rng: np.random.Generator) -> FilmPair:

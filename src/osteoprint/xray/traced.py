@@ -84,6 +84,14 @@ class TracedVolume:
     quanta_per_hu: float
     kept: _Kept
 
+    @property
+    def scan(self) -> Volume:
+        """What was prepared: the scan, cropped; shares its memory."""
+        to_grid = self.world_to_grid.copy()
+        # The grid counts from one.
+        to_grid[:3, 3] -= 1.0
+        return Volume(self.volume_hu, np.asarray(np.linalg.inv(to_grid), np.float64))
+
     def layouts(self, axis: int) -> Iterator[Layout]:
         """The scan turned for rays along ``axis`` (0, 1, 2): one layout, or slabs of a large scan.
 

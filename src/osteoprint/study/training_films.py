@@ -1,0 +1,256 @@
+"""The films a network is trained on: of every known bone and its variants, as films are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteoprint import __version__
+from osteoprint.ct.variation import Variation
+from osteoprint.errors import FilmError
+from osteoprint.fingerprint.clinic_films import read_pair
+from osteoprint.fingerprint.samples import (
+    SampleBone,
+    random_pose,
+    render_pair,
+    to_bytes,
+    varied_bone,
+)
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.shape.resemblance import Resemblance
+from osteoprint.study.workers import cores, open_workers
+from osteoprint.xray.standard import StandardFrame
+
+if TYPE_CHECKING:
+    from osteoprint.study.experiment import Progress, StudyBone
+
+# Variants stay within so much of the lengths that the known bones have.
+_SHORTER, _LONGER = 0.93, 1.07
+# Bones and variants altogether, where settings do not say how many of each.
+_ALTOGETHER = 384
+# The films' part of the time, where that is limited.
+_SHARE = 0.4
+# Variants a task makes.
+_CHUNK = 6
+# Fewer film pairs are made before other processes would have started.
+_FEW = 1500
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingFilms:
+    """What a network is shown.
+
+    Attributes
+    ----------
+    pictures : (v, pairs, 2, rows, columns) uint8, see ``samples.to_bytes``.
+    rms_mm : (v, v) surface RMS between the bones, real and changed.
+    bones : (v,) which bone each is made from; the first of each bone is the bone itself.
+    """
+
+    pictures: NDArray[np.uint8]
+    rms_mm: NDArray[np.float64]
+    bones: NDArray[np.int64]
+
+    @property
+    def originals(self) -> NDArray[np.int64]:
+        """Rows of the bones as they are."""
+        return np.flatnonzero(np.r_[True, np.diff(self.bones) > 0])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some variants of one bone, to be made by one task."""
+
+    bone: int
+    first: int
+    count: int
+    limits_mm: tuple[float, float]
+    frame: StandardFrame
+    presets: tuple[str, ...]
+    pairs: int
+    seed: int
+
+    def draws(self, number: int) -> np.random.Generator:
+        """All that is drawn for one variant comes from here."""
+        return np.random.default_rng([self.seed, 1, self.bone, number])
+
+    def variation(self, number: int, length_mm: float, rng: np.random.Generator) -> Variation:
+        """The bone itself, then changed ones."""
+        return Variation.draw(length_mm, rng, self.limits_mm) if number else Variation.none()
+
+
+def variants_of(settings: TrainingSettings, bones: int) -> int:
+    """How many variants of each of so many bones there are, itself included."""
+    return settings.variants_per_bone or max(2, math.ceil(_ALTOGETHER / bones))
+
+
+def affordable(
+    bones: Sequence[StudyBone],
+    frame: StandardFrame,
+    settings: TrainingSettings,
+    folder: Path | None = None,
+) -> TrainingSettings:
+    """The same settings with fewer films, where making them would take too much of the time.
+
+    Without a limit on the time nothing changes. A few films are made to see how long they take;
+    what was decided is noted in ``folder``, so that a call that goes on decides alike.
+    """
+    if settings.minutes is None:
+        return settings
+    asked = json.loads(json.dumps([asdict(settings), [b.record.id for b in bones]]))
+    note = None if folder is None else folder / "settled.json"
+    if note is not None and note.is_file():
+        said = json.loads(note.read_text())
+        if said["asked"] == asked:
+            variants, pairs = said["settled"]
+            return replace(settings, variants_per_bone=variants, poses_per_variant=pairs)
+    numbers = _numbers(bones, frame, settings, settings.minutes)
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"asked": asked, "settled": numbers}))
+    return replace(settings, variants_per_bone=numbers[0], poses_per_variant=numbers[1])
+
+
+def _numbers(
+    bones: Sequence[StudyBone], frame: StandardFrame, settings: TrainingSettings, minutes: float
+) -> tuple[int, int]:
+    """How many variants and pairs can be made in a part of so many minutes."""
+    variants, pairs = variants_of(settings, len(bones)), settings.poses_per_variant
+    sample = bones[0].sample
+    tried = _part(bones, frame, replace(settings, poses_per_variant=len(settings.presets)), 0, 0, 1)
+    _films_of(sample, tried, 0)  # compiles
+    begun = time.perf_counter()
+    _films_of(sample, tried, 1)
+    each_s = (time.perf_counter() - begun) / tried.pairs
+    wanted = len(bones) * variants * pairs
+    possible = int(_SHARE * 60 * minutes / each_s) * _processes(wanted)
+    if possible < len(bones) * pairs:
+        variants, pairs = 1, max(2, possible // len(bones))
+    elif possible < wanted:
+        variants = possible // (len(bones) * pairs)
+    return variants, pairs
+
+
+def make_training_films(
+    bones: Sequence[StudyBone],
+    frame: StandardFrame,
+    settings: TrainingSettings,
+    progress: Progress,
+    *,
+    folder: Path | None = None,
+) -> TrainingFilms:
+    """Photograph every bone and its variants, each pair at a pose and in a manner of its own.
+
+    Parameters
+    ----------
+    bones : of one kind, with their surfaces.
+    frame : the scale of the pictures.
+    settings : how many variants and pairs, which presets, the seed.
+    folder : what is made is kept there, so that an interrupted call is gone on with; nowhere
+        when left out.
+
+    The result does not depend on the number of processes. Raises FilmError where a bone
+    cannot be seen on its own plain films.
+    """
+    variants = variants_of(settings, len(bones))
+    parts = [
+        _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first))
+        for bone in range(len(bones))
+        for first in range(0, variants, _CHUNK)
+    ]
+    pairs = len(bones) * variants * settings.poses_per_variant
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place.mkdir(parents=True, exist_ok=True)
+        files = [place / f"{_key(bones[part.bone], part)}.npy" for part in parts]
+        left = [i for i, file in enumerate(files) if not file.is_file()]
+        done = len(parts) - len(left)
+
+        def one_done(_index: int, _result: None) -> None:
+            nonlocal done
+            done += 1
+            progress("Taking X-rays", done, len(parts))
+
+        workers = stack.enter_context(open_workers(_processes(pairs)))
+        tasks = [(bones[parts[i].bone].sample, parts[i], str(files[i])) for i in left]
+        workers.run(_take_part, tasks, one_done)
+        pictures = np.concatenate([np.load(file, allow_pickle=False) for file in files])
+    which = np.repeat([p.bone for p in parts], [p.count for p in parts])
+    return TrainingFilms(pictures, _rms_mm(bones, parts), which)
+
+
+def _part(
+    bones: Sequence[StudyBone],
+    frame: StandardFrame,
+    settings: TrainingSettings,
+    bone: int,
+    first: int,
+    count: int,
+) -> _Part:
+    lengths = [b.record.length_mm for b in bones]
+    limits = (_SHORTER * min(lengths), _LONGER * max(lengths))
+    pairs = settings.poses_per_variant
+    return _Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
+
+
+def _processes(pairs: int) -> int:
+    return cores() if pairs > _FEW else 1
+
+
+def _take_part(bone: SampleBone, part: _Part, path: str) -> None:
+    """Write (count, pairs, 2, rows, columns) uint8 pictures; the file appears whole."""
+    numbers = range(part.first, part.first + part.count)
+    out = np.stack([_films_of(bone, part, number) for number in numbers])
+    target = Path(path)
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, out)
+    partial.replace(target)
+
+
+def _films_of(bone: SampleBone, part: _Part, number: int) -> NDArray[np.uint8]:
+    """(pairs, 2, rows, columns) of one variant."""
+    rng = part.draws(number)
+    variation = part.variation(number, bone.frame.length_mm, rng)
+    subject = varied_bone(bone, variation) if number else bone
+    out = np.zeros((part.pairs, 2, part.frame.rows, part.frame.columns), np.uint8)
+    for pair in range(part.pairs):
+        pose, kind = random_pose(rng), part.presets[pair % len(part.presets)]
+        try:
+            shown = read_pair(subject, pose, part.frame, kind, rng)
+        except FilmError:
+            # A variant so odd, or so dim, that no such film of it could be read.
+            shown = render_pair(subject, pose, part.frame)
+        out[pair] = to_bytes(shown)
+    return out
+
+
+def _rms_mm(bones: Sequence[StudyBone], parts: Sequence[_Part]) -> NDArray[np.float64]:
+    """(v, v) between all variants of all parts, in their order."""
+    which, changes = [], []
+    for part in parts:
+        length = bones[part.bone].sample.frame.length_mm
+        for number in range(part.first, part.first + part.count):
+            which.append(part.bone)
+            changes.append(part.variation(number, length, part.draws(number)))
+    resemblance = Resemblance.of([b.surface for b in bones])
+    return resemblance.rms_mm(np.array(which), changes)
+
+
+def _key(bone: StudyBone, part: _Part) -> str:
+    """A name for what a part makes: all that it depends on."""
+    record = bone.record
+    scan = (record.volume_sha256, record.bone_to_world.tolist(), record.side, record.length_mm)
+    said = json.dumps([asdict(part), scan, __version__], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:20]

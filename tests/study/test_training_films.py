@@ -1,0 +1,108 @@
+"""The films a network is trained on: complete, repeatable, gone on with, in time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import trimesh
+
+from osteoprint.bank.records import BoneRecord
+from osteoprint.ct.parametric import sample_bone as sample_parametric
+from osteoprint.ct.phantom import volume_from_surface
+from osteoprint.fingerprint.samples import from_bytes, sample_bone
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.frames import Side, anatomical_frame, apply
+from osteoprint.study import training_films
+from osteoprint.study.experiment import StudyBone, quiet
+from osteoprint.study.training_films import affordable, make_training_films, variants_of
+from osteoprint.xray.standard import StandardFrame
+
+FRAME = StandardFrame.for_length(130.0, 96)
+SETTINGS = TrainingSettings(
+    variants_per_bone=3, poses_per_variant=2, presets=("ideal", "clinic"), seed=4
+)
+
+
+def make_bone(index: int) -> StudyBone:
+    """A cat's femur."""
+    surface, _ = sample_parametric(np.random.default_rng([5, index]), kind="femur", size="cat")
+    axes = anatomical_frame(surface.vertices, surface.faces, bone="femur", side=Side.RIGHT)
+    volume = volume_from_surface(
+        surface, voxel_mm=axes.length_mm / 120, bone_to_world=axes.bone_to_world
+    )
+    record = BoneRecord(
+        id=f"{index:012x}", name=f"cat {index}", bone="femur", side=Side.RIGHT,
+        individual=f"{index}", length_mm=axes.length_mm, watertight=True, warnings=(), source="",
+        created="", surface_sha256="", volume_sha256=f"{index}", bone_to_world=axes.bone_to_world,
+    )  # fmt: skip
+    local = trimesh.Trimesh(
+        apply(axes.world_to_bone, np.array(surface.vertices)), surface.faces, process=False
+    )
+    return StudyBone(record, local, sample_bone(record.id, volume, axes, Side.RIGHT, FRAME))
+
+
+@pytest.fixture(scope="module")
+def bones() -> list[StudyBone]:
+    return [make_bone(index) for index in range(2)]
+
+
+def test_every_bone_and_variant_is_there(bones: list[StudyBone]) -> None:
+    films = make_training_films(bones, FRAME, SETTINGS, quiet)
+    assert films.pictures.shape == (6, 2, 2, FRAME.rows, FRAME.columns)
+    assert films.bones.tolist() == [0, 0, 0, 1, 1, 1]
+    assert films.originals.tolist() == [0, 3]
+    bright = from_bytes(films.pictures).max(axis=(3, 4))
+    assert (bright > 0.5).all()
+    off = films.rms_mm[~np.eye(6, dtype=bool)]
+    assert (off > 0.05).all()
+    assert np.array_equal(films.rms_mm, films.rms_mm.T)
+
+
+def test_the_number_of_processes_does_not_matter(
+    bones: list[StudyBone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = make_training_films(bones, FRAME, SETTINGS, quiet)
+    monkeypatch.setattr(training_films, "_FEW", 0)
+    monkeypatch.setattr(training_films, "cores", lambda: 2)
+    assert np.array_equal(make_training_films(bones, FRAME, SETTINGS, quiet).pictures,
+                          alone.pictures)  # fmt: skip
+
+
+def test_what_was_made_is_not_made_again(
+    bones: list[StudyBone], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_training_films(bones, FRAME, SETTINGS, quiet, folder=tmp_path)
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 2
+    made[0].unlink()
+    calls = []
+    real = training_films._take_part
+
+    def counted(*task):
+        calls.append(task)
+        real(*task)
+
+    monkeypatch.setattr(training_films, "_take_part", counted)
+    again = make_training_films(bones, FRAME, SETTINGS, quiet, folder=tmp_path)
+    assert len(calls) == 1
+    assert np.array_equal(first.pictures, again.pictures)
+    other = dataclasses.replace(SETTINGS, seed=5)
+    changed = make_training_films(bones, FRAME, other, quiet, folder=tmp_path)
+    assert len(calls) == 3
+    assert not np.array_equal(changed.pictures, again.pictures)
+
+
+def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:
+    many = dataclasses.replace(SETTINGS, variants_per_bone=None, poses_per_variant=10)
+    assert variants_of(many, 2) == 192
+    assert affordable(bones, FRAME, many) is many
+    short = dataclasses.replace(many, minutes=0.05)
+    fewer = affordable(bones, FRAME, short, tmp_path)
+    assert fewer.variants_per_bone is not None
+    assert 1 <= fewer.variants_per_bone < 100
+    # What was decided stays decided.
+    assert affordable(bones, FRAME, short, tmp_path) == fewer
+    long = dataclasses.replace(many, minutes=1000.0)
+    assert affordable(bones, FRAME, long).variants_per_bone == 192
