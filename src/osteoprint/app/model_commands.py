@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,8 +85,16 @@ def render(
 
 
 def train(
-    bank: BankOption,
     out: Annotated[Path, typer.Option(help="The model: a .safetensors file.")],
+    bank: Annotated[str | None, typer.Option(help="The bank: a folder.")] = None,
+    phantoms: Annotated[
+        bool,
+        typer.Option(
+            "--phantoms",
+            help="Train on bones that the program makes instead of a bank's, for bones of any "
+            "size: so the network was made that comes with the program.",
+        ),
+    ] = False,
     backbone: Annotated[
         str, typer.Option(help="'compact', or the name of a timm network.")
     ] = "compact",
@@ -95,11 +105,16 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(min=0.05, help="Films and training together stop after so long.")
     ] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Number of steps.")] = 1200,
+    step_count: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Number of steps; by default 1200, of phantoms 4000."),
+    ] = None,
     variants: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of each bone, itself included; by default as many as make 384 altogether."
+            min=1,
+            help="Of each bone, itself included; by default as many as make 384 altogether, of "
+            "phantoms 18.",
         ),
     ] = None,
     pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 10,
@@ -110,41 +125,54 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a fingerprint network on the bones of a bank."""
+    """Train a fingerprint network on the bones of a bank, or on phantoms."""
     from osteoprint.bank.store import Bank
-    from osteoprint.errors import ModelError
+    from osteoprint.errors import InputError, ModelError
     from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.model import save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
+    from osteoprint.study.phantom_network import SHIPPED, train_on_phantoms
     from osteoprint.xray.standard import StandardFrame
 
+    if phantoms == (bank is not None):
+        raise InputError("train", "needs bones to train on", "give either --bank or --phantoms")
+    if phantoms and minutes is not None:
+        raise InputError("--minutes", "is of no use with --phantoms", "give --steps")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
+    usual = SHIPPED if phantoms else TrainingSettings()
     network = Network(backbone, contrast=True)
-    settings = TrainingSettings(
-        network,
+    settings = replace(
+        usual,
+        network=usual.network if backbone == usual.network.backbone else network,
         loss=loss,
         minutes=minutes,
-        steps=step_count,
-        variants_per_bone=variants,
+        steps=step_count or usual.steps,
+        variants_per_bone=variants or usual.variants_per_bone,
         poses_per_variant=pairs,
         pretrained=pretrained,
         seed=seed,
     )
+    network = settings.network
     check_network(network, pretrained=pretrained)
     checkpoint, films = out.with_suffix(".checkpoint"), out.with_suffix(".films")
-    with steps() as progress, Bank.open(bank) as opened:
-        bones = load_bones(opened, progress)
+    with steps() as progress, ExitStack() as stack:
+        bones = []
+        if bank is not None:
+            bones = load_bones(stack.enter_context(Bank.open(bank)), progress)
         out.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
             checkpoint.unlink(missing_ok=True)
             shutil.rmtree(films, ignore_errors=True)
-        frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
-        model = train_on(
-            bones, frame, settings, progress, checkpoint=checkpoint, films_folder=films
-        )
-        save_model(model, out)
+        if phantoms:
+            model = train_on_phantoms(settings, progress, checkpoint=checkpoint, films_folder=films)
+        else:
+            frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
+            model = train_on(
+                bones, frame, settings, progress, checkpoint=checkpoint, films_folder=films
+            )
+        save_model(model, out, half=phantoms)
         shutil.rmtree(films, ignore_errors=True)
     lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
     answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)
@@ -152,17 +180,23 @@ def train(
 
 def enrol(
     bank: BankOption,
-    model: Annotated[Path, typer.Option(help="A model made by 'osteoprint train'.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A model made by 'osteoprint train'; by default the one that comes along."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.model import load_model
+    from osteoprint.fingerprint.model import SHIPPED, load_model
     from osteoprint.study.enrolment import enrol_bank
 
-    loaded = load_model(model)
+    path = model or SHIPPED
+    loaded = load_model(path)
     with steps() as progress, Bank.open(bank, write=True) as opened:
-        result = enrol_bank(opened, model, loaded, progress)
+        result = enrol_bank(opened, path, loaded, progress)
     lines = [
         f"{result['enrolled']} bones enrolled with model {result['model']}",
         f"threshold {result['threshold']:.4f}, equal error rate {result['equal_error_rate']:.2%} "

@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint.encoder import Encoder, Network
+from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
 CARD_FORMAT = 2
+# The network that comes with the program; made by 'osteoprint train --phantoms'.
+SHIPPED = Path(__file__).with_name("shipped.safetensors")
 
 
 @dataclass
@@ -38,7 +41,8 @@ class ModelCard:
     figures : what was measured at the end of the training, in words -> value.
     scale : "fixed": ``frame`` is of the size that the training's bones had; "of the bank": the
         network was trained on bones of all sizes, each as large on its picture as the longest of
-        its bank allows, and ``frame`` is of a longest bone of 1 mm; see :meth:`Model.at_scale`.
+        its bank allows, and ``frame`` is of a bank whose longest is 1 mm; see
+        :meth:`Model.at_scale`.
     """
 
     network: Network
@@ -95,6 +99,12 @@ class Model:
                 parts.append(self.encoder(torch.from_numpy(block)).numpy())
         nothing = np.zeros((0, self.card.network.dimension), np.float32)
         return np.concatenate(parts) if parts else nothing
+
+    def embed_bytes(self, pictures: NDArray[np.uint8], batch: int = 1024) -> NDArray[np.float32]:
+        """The same of (n, 2, H, W) uint8, see ``samples.to_bytes``; little memory for many."""
+        blocks = (pictures[k : k + batch] for k in range(0, len(pictures), batch))
+        parts = [self.embed(from_bytes(block)) for block in blocks]
+        return np.concatenate(parts) if parts else self.embed(from_bytes(pictures))
 
 
 def save_model(model: Model, path: Path, *, half: bool = False) -> None:

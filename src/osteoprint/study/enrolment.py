@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import bone_distances
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, ModelError
-from osteoprint.fingerprint.model import Model
+from osteoprint.fingerprint.model import Model, ModelCard, save_model
 from osteoprint.fingerprint.samples import (
     GALLERY_TURNS_DEG,
     from_bytes,
@@ -23,6 +24,7 @@ from osteoprint.fingerprint.samples import (
     render_set,
 )
 from osteoprint.study.experiment import Progress, StudyBone, load_bone, quiet
+from osteoprint.xray.standard import FRAME_ROOM
 
 # Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
 _PROBES = 8
@@ -36,7 +38,9 @@ def enrol_bank(
     Parameters
     ----------
     bank : open for writing.
-    path : the model's file, copied into the bank; ``model`` is the same, loaded.
+    path : the model's file, copied into the bank; ``model`` is the same, loaded. One whose scale
+        is that of the bank is given the bank's, unless the bank holds it already at a scale that
+        has room for all bones.
 
     Returns what was done, as plain JSON values. One bone's fingerprints appear all at once,
     so an interrupted enrolment goes on where it stopped. Raises BankError for an empty bank
@@ -45,9 +49,12 @@ def enrol_bank(
     records = bank.bones()
     if not records:
         raise BankError(bank.folder, "holds no bones", "ingest some first")
-    _check_size(path, model, records)
-    card = json.loads(path.with_suffix(".json").read_text())
-    made_by, _ = bank.add_model(path, card, dimension=model.card.network.dimension)
+    if model.card.scale == "of the bank":
+        made_by, model = _at_the_banks_scale(bank, model, records)
+    else:
+        _check_size(path, model, records)
+        made_by = _added(bank, path, model)
+    trained = set(made_by.card["trained_on"]["bones"])
     done = bank.enrolled(made_by)
     rng = np.random.default_rng([seed, 3])
     probes: dict[str, NDArray[np.float32]] = {}
@@ -58,7 +65,36 @@ def enrol_bank(
             bank.enrol(made_by, record, keys, _embed(model, bone, gallery_poses()))
         probes[record.id] = _embed(model, bone, probe_poses(_PROBES, rng))
         progress("Enrolling", index + 1, len(records))
-    return _calibrate(bank, made_by, probes, trained=set(card["trained_on"]["bones"]))
+    return _calibrate(bank, made_by, probes, trained=trained)
+
+
+def _added(bank: Bank, path: Path, model: Model) -> ModelRecord:
+    card = json.loads(path.with_suffix(".json").read_text())
+    return bank.add_model(path, card, dimension=model.card.network.dimension)[0]
+
+
+def _at_the_banks_scale(
+    bank: Bank, model: Model, records: list[BoneRecord]
+) -> tuple[ModelRecord, Model]:
+    """The model for bones of this size: one that the bank holds already, or a new one."""
+    lengths = [r.length_mm for r in records]
+    for held in reversed(bank.models()):
+        values = {k: v for k, v in held.card.items() if k != "weights_sha256"}
+        card = ModelCard.from_json(values, str(held.path))
+        same = (card.network, card.settings, card.trained_on) == (
+            model.card.network, model.card.settings, model.card.trained_on,
+        )  # fmt: skip
+        if same and max(lengths) <= card.frame.rows * card.frame.spacing_mm / FRAME_ROOM:
+            scaled = Model(model.encoder, card)
+            _check_size(held.path, scaled, records)
+            bank.add_model(held.path, held.card, dimension=held.dimension)  # now the default
+            return held, scaled
+    scaled = model.at_scale(max(lengths))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(scaled, path, half=True)
+        _check_size(path, scaled, records)
+        return _added(bank, path, scaled), scaled
 
 
 def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float32]:

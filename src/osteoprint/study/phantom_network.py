@@ -30,7 +30,7 @@ KINDS: tuple[tuple[Literal["femur", "tibia"], Literal["human", "cat"]], ...] = (
     ("femur", "human"), ("tibia", "human"), ("femur", "cat"), ("tibia", "cat"),
 )  # fmt: skip
 PHANTOMS = 16
-# A bank's frame has so much room beyond its longest bone, for those to come.
+# A bank's scale has so much room beyond its longest bone, for those to come.
 ROOM = 1.07
 # All kinds are brought to this size: to a standard picture size is nothing but a scale.
 _LONGEST_MM = 500.0

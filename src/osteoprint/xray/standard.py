@@ -19,6 +19,8 @@ from osteoprint.xray.radiograph import Radiograph
 # A pixel belongs to the bone where it stands out of the background by this share of the
 # image's range; low enough for the thin ends, high enough for a film's noise.
 _FOREGROUND_SHARE = 0.12
+# A standard picture is so much higher than the longest bone it is made for.
+FRAME_ROOM = 1.15
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class StandardFrame:
     def for_length(cls, longest_mm: float, rows: int = 192) -> StandardFrame:
         """A frame that holds bones up to ``longest_mm`` with room for half as much again
         of the spread beyond them; three times as high as it is wide."""
-        return cls(rows, rows // 3, 1.15 * longest_mm / rows)
+        return cls(rows, rows // 3, FRAME_ROOM * longest_mm / rows)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Bones, network and films of the identification benchmark; slow things are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from osteoprint.bank.records import BoneRecord
+from osteoprint.errors import OsteoprintError
+from osteoprint.fingerprint.model import Model, load_model, save_model
+from osteoprint.fingerprint.samples import from_bytes, pair_pictures, sample_bone, to_bytes
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.frames import apply
+from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.xray.standard import StandardFrame
+from reconstruction_scene import CACHE, Bone, films, real_femora, scan
+
+SEED = 0
+KNOWN = 24
+# Clinic films of each bone, and how far they are turned together; each is off by up to 5 degrees
+# more about every axis.
+PAIRS, TURN_DEG = 24, 16.0
+Row = dict[str, Any]
+
+
+def row(what: str, value: float | np.floating[Any], unit: str, **more: Any) -> Row:
+    return {"what": what, "value": round(float(value), 6), "unit": unit, **more}
+
+
+def study_bone(bone: Bone, seed: int, frame: StandardFrame) -> StudyBone:
+    """A bone with a phantom scan of its surface, as it would come out of a bank."""
+    record = BoneRecord(
+        id=f"{seed:012x}", name=bone.name, bone="femur", side=bone.side, individual=bone.person,
+        length_mm=bone.frame.length_mm, watertight=True, warnings=(), source="", created="",
+        surface_sha256="", volume_sha256=None, bone_to_world=bone.frame.bone_to_world,
+    )  # fmt: skip
+    local = bone.surface.copy()
+    local.vertices = apply(bone.frame.world_to_bone, np.asarray(bone.surface.vertices))
+    volume = scan(bone, soft_mm=None, seed=seed)
+    return StudyBone(record, local, sample_bone(record.id, volume, bone.frame, bone.side, frame))
+
+
+def study_bones(bones: Sequence[Bone], first: int, frame: StandardFrame) -> list[StudyBone]:
+    return [study_bone(bone, 1000 + first + i, frame) for i, bone in enumerate(bones)]
+
+
+class Scene:
+    """Bones, the network and films, made when first asked for and kept."""
+
+    def __init__(self) -> None:
+        bones = real_femora("smir_right_femora")
+        self.known, self.unseen = bones[:KNOWN], bones[KNOWN:]
+        # Room for the unseen, who may be longer: what a bank of unknown bones would be given.
+        self.frame = StandardFrame.for_length(max(b.frame.length_mm for b in self.known))
+        self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
+
+    def model(self) -> Model:
+        """The compact default, trained on the known; the figures say how long it took."""
+        said = json.dumps([asdict(self.settings), [b.name for b in self.known]])
+        path = (
+            CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
+        )
+        if path.is_file():
+            return load_model(path)
+        begun, steps = time.perf_counter(), {}
+
+        def progress(what: str, done: float, total: float) -> None:
+            name = what.split(" (")[0]
+            steps[name] = time.perf_counter() - begun
+            if "loss" not in what or int(done * 1000) % 50 == 0:
+                print(f"{steps[name]:7.0f} s  {what} {done:.3g} of {total:g}", flush=True)
+
+        bones = study_bones(self.known, 0, self.frame)
+        model = train_on(
+            bones, self.frame, self.settings, progress,
+            checkpoint=path.with_suffix(".checkpoint"), films_folder=path.with_suffix(".films"),
+        )  # fmt: skip
+        model.card.figures["films s"] = steps["Taking X-rays"]
+        model.card.figures["all s"] = time.perf_counter() - begun
+        save_model(model, path)
+        return model
+
+
+def clinic_pictures(bones: Sequence[Bone], key: str, frame: StandardFrame) -> np.ndarray:
+    """(bones, PAIRS, 2, rows, columns) uint8: clinic films read, every one simulated anew.
+
+    Left bones are shown as right ones. A pair that cannot be read is taken again elsewhere.
+    """
+    said = json.dumps([key, PAIRS, TURN_DEG, asdict(frame), [b.name for b in bones]])
+    path = CACHE / f"clinic-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npz"
+    if path.is_file():
+        return np.asarray(np.load(path)["pictures"])
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_clinic_of, bone, i, key, frame) for i, bone in enumerate(bones)]
+        out = []
+        for job in jobs:
+            out.append(job.result())
+            print(f"clinic films of {len(out)} of {len(bones)} bones", flush=True)
+    CACHE.mkdir(exist_ok=True)
+    np.savez(path, pictures=np.stack(out))
+    return np.stack(out)
+
+
+def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame) -> np.ndarray:
+    rng = np.random.default_rng([SEED, index, len(key)])
+    out: list[np.ndarray] = []
+    for attempt in range(4 * PAIRS):
+        turn = float(rng.uniform(-TURN_DEG, TURN_DEG))
+        seed = int(1e6) + 1000 * index + attempt + 100_000 * len(key)
+        try:
+            pair = films(bone, "clinic", seed, turned_deg=(turn, turn))
+            shown = pair_pictures(
+                (pair.ap.radiograph, pair.ml.radiograph), frame, stretches=pair.stretches
+            )
+        except OsteoprintError as error:
+            print(f"{bone.name}: {error}", flush=True)
+            continue
+        out.append(to_bytes(shown))
+        if len(out) == PAIRS:
+            return np.stack(out)
+    raise RuntimeError(f"{bone.name}: too few films could be read")
+
+
+def embedded(model: Model, pictures: np.ndarray) -> np.ndarray:
+    """(bones, pairs, d) of (bones, pairs, 2, rows, columns) uint8."""
+    flat = model.embed(from_bytes(pictures.reshape(-1, *pictures.shape[2:])))
+    return flat.reshape(*pictures.shape[:2], -1)
+
+
+def flat(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) fingerprints and (n,) whose they are."""
+    return prints.reshape(-1, prints.shape[-1]), np.repeat(np.arange(len(prints)), prints.shape[1])

@@ -1,0 +1,100 @@
+"""The network that comes with the program: made of phantoms alone, for bones of any size."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from osteoprint.bank.records import NewBone
+from osteoprint.bank.store import Bank
+from osteoprint.fingerprint.model import Model, load_model, save_model
+from osteoprint.study import phantom_network
+from osteoprint.study.demo import make_phantoms
+from osteoprint.study.enrolment import enrol_bank
+from osteoprint.study.phantom_network import KINDS, ROOM, SHIPPED, train_on_phantoms
+from osteoprint.xray.standard import FRAME_ROOM
+
+TINY = dataclasses.replace(
+    SHIPPED, variants_per_bone=1, poses_per_variant=2, steps=2, bones_per_batch=2,
+    presets=("ideal",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("films")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom_network, "_VOXEL_MM", 6.0)
+        one, two = (train_on_phantoms(TINY, phantoms=2, films_folder=folder) for _ in range(2))
+    again = two.encoder.state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in one.encoder.state_dict().items())
+    return one
+
+
+def test_it_knows_what_it_was_made_of(model: Model) -> None:
+    card = model.card
+    assert card.scale == "of the bank"
+    assert card.frame.rows * card.frame.spacing_mm == pytest.approx(FRAME_ROOM * ROOM)
+    bones = card.trained_on["bones"]
+    assert len(bones) == 2 * len(KINDS)
+    assert all("femur" in name or "tibia" in name for name in bones)
+
+
+def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, half=True)
+    loaded = load_model(path)
+    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
+        make_phantoms(bank, ["a", "b"], 3, size="cat")
+        first = enrol_bank(bank, path, loaded)
+        assert first["enrolled"] == 2
+        longest = max(r.length_mm for r in bank.bones())
+        card = bank.model().card
+        assert card["scale"] == "fixed"
+        room = card["frame"]["rows"] * card["frame"]["spacing_mm"] / FRAME_ROOM
+        assert room == pytest.approx(ROOM * longest)
+        # A bone that has room on the same scale joins those that are there.
+        make_phantoms(bank, ["c"], 3, size="cat")
+        again = enrol_bank(bank, path, loaded)
+        assert (again["model"], len(bank.models())) == (first["model"], 1)
+
+
+def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(
+    model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, half=True)
+    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
+        make_phantoms(bank, ["a", "b"], 3, size="cat")
+        bones = bank.bones()
+        first = enrol_bank(bank, path, load_model(path))
+        one = max(bones, key=lambda r: r.length_mm)
+        surface = bank.surface(one)
+        surface.vertices = surface.vertices * 1.2
+        volume = bank.volume_path(one)
+        matrix = np.array(one.bone_to_world)
+        matrix[:3, 3] *= 1.2
+        bank.add_bone(
+            NewBone(
+                name="long", individual="long", surface=surface, length_mm=1.2 * one.length_mm,
+                bone_to_world=matrix, bone="femur", side=one.side, warnings=(), source="",
+                volume=lambda target: _grown(volume, target),
+            )
+        )  # fmt: skip
+        again = enrol_bank(bank, path, load_model(path))
+        assert again["model"] != first["model"]
+        assert again["enrolled"] == 3
+
+
+def _grown(volume: Path, target: Path) -> None:
+    """The scan with voxels a fifth larger."""
+    from osteoprint.ct.reading import read_scan, write_volume
+    from osteoprint.ct.volume import Volume
+
+    scan = read_scan(volume).volume
+    matrix = np.diag([1.2, 1.2, 1.2, 1.0]) @ scan.voxel_to_world
+    write_volume(Volume(scan.volume_hu, matrix), target)
