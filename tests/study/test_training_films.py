@@ -6,41 +6,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-import trimesh
+from cats import FRAME, make_bone
 
-from osteoprint.bank.records import BoneRecord
-from osteoprint.ct.parametric import sample_bone as sample_parametric
-from osteoprint.ct.phantom import volume_from_surface
-from osteoprint.fingerprint.samples import from_bytes, sample_bone
+from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.training import TrainingSettings
-from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study import training_films
 from osteoprint.study.experiment import StudyBone, quiet
 from osteoprint.study.training_films import affordable, make_training_films, variants_of
-from osteoprint.xray.standard import StandardFrame
 
-FRAME = StandardFrame.for_length(130.0, 96)
 SETTINGS = TrainingSettings(
     variants_per_bone=3, poses_per_variant=2, presets=("ideal", "clinic"), seed=4
 )
-
-
-def make_bone(index: int) -> StudyBone:
-    """A cat's femur."""
-    surface, _ = sample_parametric(np.random.default_rng([5, index]), kind="femur", size="cat")
-    axes = anatomical_frame(surface.vertices, surface.faces, bone="femur", side=Side.RIGHT)
-    volume = volume_from_surface(
-        surface, voxel_mm=axes.length_mm / 120, bone_to_world=axes.bone_to_world
-    )
-    record = BoneRecord(
-        id=f"{index:012x}", name=f"cat {index}", bone="femur", side=Side.RIGHT,
-        individual=f"{index}", length_mm=axes.length_mm, watertight=True, warnings=(), source="",
-        created="", surface_sha256="", volume_sha256=f"{index}", bone_to_world=axes.bone_to_world,
-    )  # fmt: skip
-    local = trimesh.Trimesh(
-        apply(axes.world_to_bone, np.array(surface.vertices)), surface.faces, process=False
-    )
-    return StudyBone(record, local, sample_bone(record.id, volume, axes, Side.RIGHT, FRAME))
 
 
 @pytest.fixture(scope="module")

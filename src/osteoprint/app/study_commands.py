@@ -24,10 +24,11 @@ def register(app: typer.Typer) -> None:
 
 def study(
     what: Annotated[
-        Literal["identification", "reconstruction"],
+        Literal["identification", "reconstruction", "ablation"],
         typer.Argument(
-            help="Which question. Both reports answer whose bone and what is nearest; "
-            "reconstruction rebuilds the unseen bones by every method besides."
+            help="Which question. Identification and reconstruction answer whose bone and what is "
+            "nearest; reconstruction rebuilds the unseen bones by every method besides. Ablation: "
+            "what matters to the network, one thing changed at a time."
         ),
     ],
     bank: BankOption,
@@ -44,10 +45,19 @@ def study(
     preset: Annotated[
         str, typer.Option(help="How films for rebuilding are taken: ideal, clinic, bad day.")
     ] = "ideal",
+    scale: Annotated[
+        Literal["small", "full"],
+        typer.Option(help="Of an ablation: small for a CPU, full as in the paper, for a GPU."),
+    ] = "small",
+    repeats: Annotated[int, typer.Option(min=1, help="Of an ablation: trainings a line.")] = 1,
     seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train on known bones, ask about unseen ones, and write a report."""
+    names = tuple(n.strip() for n in unseen.split(",") if n.strip())
+    if what == "ablation":
+        _ablation(bank, out, names, scale, range(seed, seed + repeats), as_json=as_json)
+        return
     from osteoprint.bank.store import Bank
     from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.training import TrainingSettings
@@ -59,7 +69,6 @@ def study(
 
     network = Network(backbone, contrast=True)
     training = TrainingSettings(network, loss=loss, minutes=minutes, steps=step_count, seed=seed)
-    names = tuple(n.strip() for n in unseen.split(",") if n.strip())
     check_network(network)
     try:
         presets.preset(preset)
@@ -76,6 +85,30 @@ def study(
         write_report(out, result, title=f"{what.capitalize()} of {Path(bank).name}")
     values = _headline(result) | {"report": str(out / "report.html")}
     answer(values, _lines(values), as_json=as_json)
+
+
+def _ablation(
+    bank: str, out: Path, unseen: tuple[str, ...], scale: str, seeds: range, *, as_json: bool
+) -> None:
+    """Train a network for every line of the ablation, and write the table."""
+    from osteoprint.bank.store import Bank
+    from osteoprint.study.ablation import SCALES, run_ablation
+    from osteoprint.study.ablation_page import write_ablation
+    from osteoprint.study.experiment import load_bones, split
+
+    with steps() as progress, Bank.open(bank) as opened:
+        bones = load_bones(opened, progress)
+        known, held = split(bones, unseen)
+        out.mkdir(parents=True, exist_ok=True)
+        lines = run_ablation(bones, SCALES[scale], unseen=unseen, seeds=seeds, progress=progress)
+        title = f"Ablation on {Path(bank).name}"
+        values = write_ablation(out, lines, SCALES[scale], (len(known), len(held)), title)
+    said = [
+        f"{row['case']}: {row['validation']:.1f} % known, {row['unseen']:.1f} % unseen"
+        for row in values["table"]
+    ]
+    values["report"] = str(out / "ablation.html")
+    answer(values, [f"scale: {values['scale']}", *said, values["report"]], as_json=as_json)
 
 
 def demo(

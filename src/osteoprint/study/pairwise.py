@@ -130,7 +130,7 @@ def separated(
     genuine, impostor = pair_distances(fingerprints[kept], bones[kept])
     if not len(genuine) or not len(impostor):
         raise ValueError(f"{window.name}: no pairs of one bone, or none of two")
-    told = _Told.of(genuine, impostor)
+    told = Told.of(genuine, impostor)
     limit = float(np.sqrt(margin))
     right = (genuine <= limit).sum() + (impostor > limit).sum()
     plain, balanced = int(np.argmax(told.right)), int(np.argmax(told.balanced))
@@ -149,7 +149,7 @@ def separated(
 
 
 @dataclass(frozen=True, eq=False)
-class _Told:
+class Told:
     """What each threshold would tell: (k,) thresholds, rising, and shares."""
 
     levels: Floats
@@ -159,7 +159,7 @@ class _Told:
     matched: NDArray[np.float64]
 
     @classmethod
-    def of(cls, genuine: Floats, impostor: Floats) -> _Told:
+    def of(cls, genuine: Floats, impostor: Floats) -> Told:
         """Of the distances of both kinds; a threshold takes all pairs at its distance or none."""
         one, two = np.sort(genuine), np.sort(impostor)
         # Only where a distance of one bone's pairs ends can a best threshold lie, or just below

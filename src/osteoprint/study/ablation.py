@@ -1,0 +1,276 @@
+"""What matters to a fingerprint network: the paper's choices and ours, changed one at a time.
+
+Each line is a network trained anew with one thing changed. It is judged as the paper judges,
+on films of bones that it was trained on (a random fifth of the films, so angles stand on both
+sides), and on bones that it has never seen. Small scale takes a smaller backbone, fewer films
+and fewer steps than the paper had; which one was used stands on the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from osteoprint.fingerprint.encoder import Network
+from osteoprint.fingerprint.losses import triplet_accuracy
+from osteoprint.fingerprint.model import Model
+from osteoprint.fingerprint.samples import random_pose, render_set
+from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.shape.resemblance import Resemblance
+from osteoprint.study.experiment import Progress, StudyBone, quiet, split
+from osteoprint.study.pairwise import Told, pair_distances
+from osteoprint.xray.standard import StandardFrame
+
+# The paper's split of the films of known bones: a fifth is kept from the training.
+_VALIDATION = 0.2
+# Films of each bone that are compared; more only repeat what these say.
+_JUDGED = 24
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large an ablation is.
+
+    Attributes
+    ----------
+    name : in words, for the table.
+    films : pairs of each bone.
+    settings : of the line that all others differ from.
+    other_backbone : that the base's backbone is compared with.
+    """
+
+    name: str
+    films: int
+    settings: TrainingSettings
+    other_backbone: str
+
+
+_PAPER = TrainingSettings(
+    network=Network("vgg16", pooling="whole", views="side by side"),
+    loss="triplet", mining="semihard", bones_per_batch=12, views_per_bone=4, neighbours=0,
+    steps=4000, optimiser="adam", learning_rate=1e-4, backbone_rate=0.1,
+)  # fmt: skip
+FULL = Scale("full: VGG-16, 900 film pairs a bone, 4,000 steps", 900, _PAPER, "resnet50")
+SMALL = Scale(
+    "small: the compact network, 60 film pairs a bone, 200 steps",
+    60,
+    replace(
+        _PAPER, network=Network(views="side by side"), steps=200, learning_rate=2e-3,
+        backbone_rate=0.5,
+    ),
+    "resnet18",
+)  # fmt: skip
+SCALES = {"small": SMALL, "full": FULL}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line: what is different from the base.
+
+    Attributes
+    ----------
+    name : in words.
+    paper : what the paper says it does to the validation accuracy, in points; None: nothing.
+    note : the paper's own words on it, where they contradict each other or need saying.
+    settings, network : fields that are replaced.
+    views : "both", or "AP" alone: the other is black.
+    films : share of the films.
+    bones : share of the known bones.
+    proportions : "real": all bones at one scale; "fill": each fills its picture.
+    """
+
+    name: str
+    paper: float | None = None
+    note: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    views: Literal["both", "AP"] = "both"
+    films: float = 1.0
+    bones: float = 1.0
+    proportions: Literal["real", "fill"] = "real"
+
+
+BASE = Case("base: margin 0.1, AP and ML side by side, d = 128, real proportions")
+
+
+def cases(scale: Scale) -> list[Case]:
+    """All lines of the table, the base first."""
+    return [
+        BASE,
+        Case("margin 1.0 instead of 0.1", -9.6, settings={"margin": 1.0}),
+        Case("a ninth of the films", -3.5, films=1 / 9),
+        Case("AP alone", -2.0, views="AP"),
+        Case("one learning rate for all layers", -1.0, settings={"backbone_rate": 1.0}),
+        Case(
+            f"{scale.other_backbone} instead of {scale.settings.network.backbone}",
+            -0.8,
+            "ResNet for VGG; 0.1 elsewhere in the paper",
+            network={"backbone": scale.other_backbone, "pooling": "whole"},
+        ),
+        Case("each bone fills its picture", -0.7, proportions="fill"),
+        Case("d = 64", 0.0, network={"dimension": 64}),
+        Case("d = 32", 0.0, network={"dimension": 32}),
+        Case("d = 16", -1.0, network={"dimension": 16, "reductions": (512, 64)}),
+        Case("one layer reduces instead of three", 0.0, network={"reductions": ()}),
+        Case("plain instead of squared distances", 0.0, settings={"squared": False}),
+        Case("the positive to negative distance counts", 0.0, settings={"tertiary": True}),
+        Case("24 of 29 bones", 0.0, bones=24 / 29),
+        Case("AP and ML as two channels", network={"views": "channels"}),
+        Case("random triplets", settings={"mining": "random"}),
+        Case("hardest triplets", settings={"mining": "hard"}),
+        Case("multi-similarity loss", settings={"loss": "multi-similarity"}),
+        Case("our loss, that follows the surfaces", settings={"loss": "shape"}),
+        Case("local contrast", network={"contrast": True}),
+    ]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What came of one case.
+
+    Attributes
+    ----------
+    case, seed : what was done.
+    validation : triplet accuracy on other films of the bones it was trained on.
+    unseen : triplet accuracy on bones it was not trained on.
+    pairs : share of all pairs of films of unseen bones told right at the best threshold.
+    """
+
+    case: Case
+    seed: int
+    validation: float
+    unseen: float
+    pairs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"case": self.case.name, "paper": self.case.paper}
+
+
+@dataclass(frozen=True, eq=False)
+class _Films:
+    """(bones, films, 2, rows, columns) uint8 of known and of unseen bones."""
+
+    known: NDArray[np.uint8]
+    unseen: NDArray[np.uint8]
+
+
+def run_ablation(
+    bones: Sequence[StudyBone],
+    scale: Scale,
+    *,
+    unseen: tuple[str, ...] = (),
+    seeds: Sequence[int] = (0,),
+    only: Sequence[str] | None = None,
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: Progress = quiet,
+) -> list[Line]:
+    """Train and judge every case.
+
+    Parameters
+    ----------
+    bones : of one kind.
+    scale : how large.
+    unseen : bones kept from all networks, see :func:`osteoprint.study.experiment.split`.
+    seeds : every case is done with each of them.
+    only : names of the cases to do; all when left out.
+
+    Raises BankError where the bones cannot be split.
+    """
+    known, held = split(bones, unseen)
+    frame = StandardFrame.for_length(max(b.record.length_mm for b in known))
+    rms_mm = Resemblance.of([b.surface for b in known]).rms_mm(np.arange(len(known)))
+    taken: dict[str, _Films] = {}
+    lines: list[Line] = []
+    chosen = [case for case in cases(scale) if only is None or case.name in only]
+    for case in chosen:
+        if case.proportions not in taken:
+            taken[case.proportions] = _films(known, held, frame, case, scale, progress)
+        for seed in seeds:
+            films = _as_asked(taken[case.proportions], case)
+            lines.append(_line(case, seed, films, rms_mm, frame, scale, accelerator))
+            progress("Training networks", len(lines), len(chosen) * len(seeds))
+    return lines
+
+
+def _films(
+    known: Sequence[StudyBone],
+    held: Sequence[StudyBone],
+    frame: StandardFrame,
+    case: Case,
+    scale: Scale,
+    progress: Progress,
+) -> _Films:
+    """Plain films at random angles: the same for every case that shows bones alike."""
+    sets = []
+    for group, key, count in ((known, 0, scale.films), (held, 1, _JUDGED)):
+        rng = np.random.default_rng([0, 6, key])
+        shown = []
+        for index, bone in enumerate(group):
+            poses = [random_pose(rng) for _ in range(count)]
+            own = StandardFrame.for_length(bone.record.length_mm, frame.rows)
+            scaled = frame if case.proportions == "real" else own
+            shown.append(render_set([bone.sample], [poses], scaled)[0])
+            progress("Taking X-rays", index + 1, len(group))
+        sets.append(np.stack(shown))
+    return _Films(*sets)
+
+
+def _as_asked(films: _Films, case: Case) -> _Films:
+    """Fewer bones, fewer films, or one view."""
+    known, unseen = films.known, films.unseen
+    bones = max(2, round(case.bones * len(known)))
+    kept = max(5, round(case.films * known.shape[1]))
+    known = known[:bones, :kept]
+    if case.views == "AP":
+        known, unseen = known.copy(), unseen.copy()
+        known[:, :, 1] = 0
+        unseen[:, :, 1] = 0
+    return _Films(known, unseen)
+
+
+def _line(
+    case: Case,
+    seed: int,
+    films: _Films,
+    rms_mm: NDArray[np.float64],
+    frame: StandardFrame,
+    scale: Scale,
+    accelerator: Literal["auto", "cpu", "cuda"],
+) -> Line:
+    base = scale.settings
+    settings = replace(
+        base, network=replace(base.network, **case.network), seed=seed, accelerator=accelerator,
+        **case.settings,
+    )  # fmt: skip
+    count = films.known.shape[1]
+    order = np.random.default_rng([seed, 7]).permutation(count)
+    held = max(2, round(_VALIDATION * count))
+    bones = len(films.known)
+    model = train(
+        films.known[:, order[held:]],
+        [f"bone {index}" for index in range(bones)],
+        frame,
+        settings,
+        rms_mm=rms_mm[:bones, :bones],
+    )
+    validation = _judged(model, films.known[:, order[:held]], settings)[0]
+    unseen, pairs = _judged(model, films.unseen, settings)
+    return Line(case, seed, validation, unseen, pairs)
+
+
+def _judged(
+    model: Model, pictures: NDArray[np.uint8], settings: TrainingSettings
+) -> tuple[float, float]:
+    """Triplet accuracy, and the share of pairs told right."""
+    shown = pictures[:, :_JUDGED]
+    vectors = model.embed_bytes(shown.reshape(-1, *shown.shape[2:]))
+    whose = np.repeat(np.arange(len(shown)), shown.shape[1])
+    accuracy = triplet_accuracy(torch.from_numpy(vectors), torch.from_numpy(whose), settings.margin)
+    genuine, impostor = pair_distances(vectors, whose)
+    return accuracy, float(Told.of(genuine, impostor).right.max())

@@ -1,0 +1,133 @@
+"""The ablation as a page and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osteoprint import __version__
+from osteoprint.errors import InputError
+from osteoprint.reconstruct.output import write_whole
+from osteoprint.study.ablation import BASE, Line, Scale
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;
+color:#1d2329;background:#fff}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.45rem .6rem;text-align:right;border-bottom:1px solid #e3e7ea}
+th:first-child{text-align:left;font-weight:400}
+thead th{font-weight:600;vertical-align:bottom;border-bottom:2px solid #9aa4ad}
+tr.base{background:#f3f6f8;font-weight:600}
+small{color:#5d6873;display:block;font-weight:400}
+.bar{display:inline-block;width:5rem;height:.6rem;position:relative;background:#eef1f3}
+.bar i{position:absolute;top:0;bottom:0;background:#c0392b}
+.bar i.up{background:#2a7f62}
+p{max-width:46rem}
+@media(prefers-color-scheme:dark){body{background:#14181c;color:#e6eaee}
+th,td{border-color:#2b333a}tr.base{background:#1d242a}small{color:#9aa6b1}.bar{background:#262e35}}
+"""
+# A bar is full at so many points.
+_FULL = 10.0
+
+
+def write_ablation(
+    folder: Path, lines: Sequence[Line], scale: Scale, bones: tuple[int, int], title: str
+) -> dict[str, Any]:
+    """Write ``ablation.html`` and ``ablation.json``; each appears whole or not at all.
+
+    ``bones`` are how many were known and how many unseen. Returns the JSON's values. Raises
+    InputError where the folder is a file.
+    """
+    if folder.is_file():
+        raise InputError(folder, "is a file", "name a folder for the table")
+    values = {
+        "title": title,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "osteoprint": __version__,
+        "scale": scale.name,
+        "known": bones[0],
+        "unseen": bones[1],
+        "lines": [line.to_json() for line in lines],
+        "table": table(lines),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    write_whole(folder / "ablation.json", text.encode())
+    write_whole(folder / "ablation.html", _page(values).encode())
+    return values
+
+
+def table(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """One row a case: means over its seeds, in percent, and what they differ from the base by."""
+    rows: list[dict[str, Any]] = []
+    base: dict[str, float] = {}
+    for name in dict.fromkeys(line.case.name for line in lines):
+        own = [line for line in lines if line.case.name == name]
+        means = {
+            key: 100.0 * float(np.mean([getattr(line, key) for line in own]))
+            for key in ("validation", "unseen", "pairs")
+        }
+        base = means if name == BASE.name else base
+        spread = 100.0 * float(np.ptp([line.validation for line in own]))
+        rows.append(
+            {"case": name, "note": own[0].case.note, "paper": own[0].case.paper, **means,
+             "seeds": len(own), "spread": spread,
+             "change": None if not base else means["validation"] - base["validation"]}
+        )  # fmt: skip
+    return rows
+
+
+def _page(values: dict[str, Any]) -> str:
+    rows = []
+    for row in values["table"]:
+        note = f"<small>{escape(row['note'])}</small>" if row["note"] else ""
+        paper = "–" if row["paper"] is None else f"{row['paper']:+.1f}"
+        is_base = row["case"] == BASE.name
+        change = "" if is_base or row["change"] is None else f"{row['change']:+.1f}"
+        bar = "" if is_base or row["change"] is None else _bar(row["change"])
+        rows.append(
+            f"<tr{' class=base' if is_base else ''}><th scope=row>{escape(row['case'])}{note}</th>"
+            f"<td>{'99.9' if is_base else paper}</td><td>{row['validation']:.1f}</td>"
+            f"<td>{change}</td><td>{bar}</td><td>{row['unseen']:.1f}</td>"
+            f"<td>{row['pairs']:.2f}</td></tr>"
+        )
+    seeds = max(row["seeds"] for row in values["table"])
+    spread = max(row["spread"] for row in values["table"])
+    several = (
+        f"Each line is the mean of {seeds} trainings from different seeds, which differed by up to "
+        f"{spread:.1f} points: smaller changes mean nothing."
+        if seeds > 1
+        else "Each line is one training: changes of a point or two may be chance."
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(values["title"])} – osteoprint</title><style>{_STYLE}</style></head><body>
+<h1>{escape(values["title"])}</h1>
+<p><b>Scale: {escape(values["scale"])}.</b> {values["known"]} bones known, {values["unseen"]}
+never seen. Every line is a network trained anew with one thing changed. {several}</p>
+<table><thead><tr><th scope=col>what is different</th>
+<th scope=col>the paper<small>points</small></th>
+<th scope=col>triplet accuracy<small>other films of known bones, %</small></th>
+<th scope=col colspan=2>change<small>points</small></th>
+<th scope=col>bones never seen<small>triplet accuracy, %</small></th>
+<th scope=col>pairs told right<small>bones never seen, %</small></th></tr></thead>
+<tbody>{"".join(rows)}</tbody></table>
+<p><small>Made by osteoprint {escape(values["osteoprint"])}, {escape(values["created"])}. The
+paper’s figures are of 29 cat femora, at its own scale.</small></p>
+</body></html>
+"""
+
+
+def _bar(change: float) -> str:
+    """From the middle to the left for a loss, to the right for a gain."""
+    width = 50.0 * min(abs(change) / _FULL, 1.0)
+    left = 50.0 if change > 0 else 50.0 - width
+    kind = ' class="up"' if change > 0 else ""
+    return f'<span class="bar"><i{kind} style="left:{left:.1f}%;width:{width:.1f}%"></i></span>'

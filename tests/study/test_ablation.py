@@ -1,0 +1,75 @@
+"""The ablation: every line changes what it says, and the page says what the figures are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from cats import FRAME, make_bone
+
+from osteoprint.errors import InputError
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.study.ablation import BASE, SCALES, SMALL, Scale, cases, run_ablation
+from osteoprint.study.ablation_page import table, write_ablation
+
+TINY = Scale(
+    "tiny", 5,
+    dataclasses.replace(SMALL.settings, steps=2, bones_per_batch=3, views_per_bone=2),
+    "resnet10t",
+)  # fmt: skip
+SOME = (BASE.name, "AP alone", "each bone fills its picture", "d = 16")
+
+
+@pytest.fixture(scope="module")
+def lines() -> list:
+    assert FRAME.rows == 96
+    bones = [make_bone(index) for index in range(5)]
+    return run_ablation(
+        bones, TINY, unseen=("cat 3", "cat 4"), seeds=(0, 1), only=SOME, accelerator="cpu"
+    )
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
+def test_every_case_is_a_possible_setting_and_differs_from_the_base(scale: Scale) -> None:
+    every = cases(scale)
+    assert every[0] is BASE
+    assert len({case.name for case in every}) == len(every)
+    for case in every[1:]:
+        network = dataclasses.replace(scale.settings.network, **case.network)
+        settings = dataclasses.replace(scale.settings, network=network, **case.settings)
+        assert isinstance(settings, TrainingSettings)
+        others = (case.views, case.films, case.bones, case.proportions)
+        assert settings != scale.settings or others != ("both", 1.0, 1.0, "real")
+
+
+def test_every_case_and_seed_is_judged(lines: list) -> None:
+    assert [(line.case.name, line.seed) for line in lines] == [
+        (name, seed) for name in SOME for seed in (0, 1)
+    ]
+    for line in lines:
+        assert 0 <= line.validation <= 1
+        assert 0 <= line.unseen <= 1
+        assert 0.4 < line.pairs <= 1
+    # Not one network was the other's.
+    assert len({(line.validation, line.unseen, line.pairs) for line in lines}) > 4
+
+
+def test_the_page_and_the_json_say_the_same(lines: list, tmp_path: Path) -> None:
+    values = write_ablation(tmp_path / "new", lines, TINY, (3, 2), "Ablation <1>")
+    assert json.loads((tmp_path / "new" / "ablation.json").read_text()) == values
+    page = (tmp_path / "new" / "ablation.html").read_text()
+    assert "Ablation &lt;1&gt;" in page
+    assert "tiny" in page
+    for row in values["table"]:
+        assert row["case"] in page
+        assert f"{row['validation']:.1f}" in page
+    changes = {row["case"]: row["change"] for row in table(lines)}
+    assert changes[BASE.name] == 0.0
+
+
+def test_a_file_is_no_folder(lines: list, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        write_ablation(tmp_path / "x", lines, TINY, (3, 2), "")
