@@ -24,11 +24,12 @@ def register(app: typer.Typer) -> None:
 
 def study(
     what: Annotated[
-        Literal["identification", "reconstruction", "ablation"],
+        Literal["identification", "reconstruction", "ablation", "paper"],
         typer.Argument(
             help="Which question. Identification and reconstruction answer whose bone and what is "
             "nearest; reconstruction rebuilds the unseen bones by every method besides. Ablation: "
-            "what matters to the network, one thing changed at a time."
+            "what matters to the network, one thing changed at a time. Paper: every table and "
+            "figure of the paper this began with."
         ),
     ],
     bank: BankOption,
@@ -47,7 +48,9 @@ def study(
     ] = "ideal",
     scale: Annotated[
         Literal["small", "full"],
-        typer.Option(help="Of an ablation: small for a CPU, full as in the paper, for a GPU."),
+        typer.Option(
+            help="Of ablation and paper: small for a CPU; full, as the paper's, for a GPU."
+        ),
     ] = "small",
     repeats: Annotated[int, typer.Option(min=1, help="Of an ablation: trainings a line.")] = 1,
     seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
@@ -62,6 +65,8 @@ def study(
     from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
+    from osteoprint.study.paper import SCALES, run_paper
+    from osteoprint.study.paper_page import write_paper
     from osteoprint.study.rebuilding import METHODS
     from osteoprint.study.report import write_report
     from osteoprint.study.whole_way import run_study
@@ -81,6 +86,13 @@ def study(
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out now
+        if what == "paper":
+            done = run_paper(bones, settings, SCALES[scale], progress)
+            told = write_paper(out, done, f"The paper on {Path(bank).name}")
+            said = [f"{row['what']}: {row['ours']} (paper: {row['paper']})" for row in told["rows"]]
+            page = str(out / "paper.html")
+            answer(told | {"report": page}, [*said, page], as_json=as_json)
+            return
         result = run_study(bones, settings, progress)
         write_report(out, result, title=f"{what.capitalize()} of {Path(bank).name}")
     values = _headline(result) | {"report": str(out / "report.html")}

@@ -16,7 +16,7 @@ from osteoprint.errors import InputError
 from osteoprint.reconstruct.output import write_whole
 from osteoprint.study.ablation import BASE, Line, Scale
 
-_STYLE = """
+STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;
 color:#1d2329;background:#fff}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -83,9 +83,10 @@ def table(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return rows
 
 
-def _page(values: dict[str, Any]) -> str:
+def ablation_table(lines: Sequence[dict[str, Any]]) -> str:
+    """The table, as HTML, of what :func:`table` gives."""
     rows = []
-    for row in values["table"]:
+    for row in lines:
         note = f"<small>{escape(row['note'])}</small>" if row["note"] else ""
         paper = "–" if row["paper"] is None else f"{row['paper']:+.1f}"
         is_base = row["case"] == BASE.name
@@ -97,28 +98,33 @@ def _page(values: dict[str, Any]) -> str:
             f"<td>{change}</td><td>{bar}</td><td>{row['unseen']:.1f}</td>"
             f"<td>{row['pairs']:.2f}</td></tr>"
         )
-    seeds = max(row["seeds"] for row in values["table"])
-    spread = max(row["spread"] for row in values["table"])
+    seeds = max((row["seeds"] for row in lines), default=1)
+    spread = max((row["spread"] for row in lines), default=0.0)
     several = (
         f"Each line is the mean of {seeds} trainings from different seeds, which differed by up to "
         f"{spread:.1f} points: smaller changes mean nothing."
         if seeds > 1
         else "Each line is one training: changes of a point or two may be chance."
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(values["title"])} – osteoprint</title><style>{_STYLE}</style></head><body>
-<h1>{escape(values["title"])}</h1>
-<p><b>Scale: {escape(values["scale"])}.</b> {values["known"]} bones known, {values["unseen"]}
-never seen. Every line is a network trained anew with one thing changed. {several}</p>
+    return f"""<p>Every line is a network trained anew with one thing changed. {several}</p>
 <table><thead><tr><th scope=col>what is different</th>
 <th scope=col>the paper<small>points</small></th>
 <th scope=col>triplet accuracy<small>other films of known bones, %</small></th>
 <th scope=col colspan=2>change<small>points</small></th>
 <th scope=col>bones never seen<small>triplet accuracy, %</small></th>
 <th scope=col>pairs told right<small>bones never seen, %</small></th></tr></thead>
-<tbody>{"".join(rows)}</tbody></table>
+<tbody>{"".join(rows)}</tbody></table>"""
+
+
+def _page(values: dict[str, Any]) -> str:
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(values["title"])} – osteoprint</title><style>{STYLE}</style></head><body>
+<h1>{escape(values["title"])}</h1>
+<p><b>Scale: {escape(values["scale"])}.</b> {values["known"]} bones known, {values["unseen"]}
+never seen.</p>
+{ablation_table(values["table"])}
 <p><small>Made by osteoprint {escape(values["osteoprint"])}, {escape(values["created"])}. The
 paper’s figures are of 29 cat femora, at its own scale.</small></p>
 </body></html>

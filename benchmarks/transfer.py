@@ -1,0 +1,73 @@
+"""Transfer learning: four networks of the literature name bones, each in eight ways.
+
+    python benchmarks/transfer.py [--steps 60] [--bones 29] [--accelerator auto] [--pretrained]
+
+As in the paper: a new last layer, alone or with all layers trained, SGD or Adam, at two learning
+rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
+``--pretrained`` the networks begin with ImageNet weights, which have to be fetched; without, as
+committed where they cannot be, a head alone learns on what random layers happen to see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from identification_scene import Row, row, study_bones
+from osteoprint.fingerprint.classifier import TransferSettings, named, train_namer
+from osteoprint.fingerprint.samples import from_bytes, random_pose, render_set
+from osteoprint.xray.standard import StandardFrame
+from reconstruction_scene import real_femora
+from record import write_result
+
+PAPER = {
+    "resnet50": 0.8613,
+    "vgg16": 0.6313,
+    "inception_resnet_v2": 0.8580,
+    "inception_v3": 1.0,
+}
+FILMS, HELD = 40, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Transfer learning on real femora.")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--bones", type=int, default=29)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pretrained", action="store_true")
+    asked = parser.parse_args()
+    bones = real_femora("smir_right_femora")[: asked.bones]
+    frame = StandardFrame.for_length(max(b.frame.length_mm for b in bones))
+    rng = np.random.default_rng(0)
+    poses = [[random_pose(rng) for _ in range(FILMS)] for _ in bones]
+    pictures = render_set([b.sample for b in study_bones(bones, 0, frame)], poses, frame)
+    known, held = pictures[:, HELD:], pictures[:, :HELD]
+    truth = np.repeat(np.arange(len(bones)), HELD)
+    rows: list[Row] = []
+    for backbone, paper in PAPER.items():
+        for trained in ("head", "all"):
+            for optimiser in ("sgd", "adam"):
+                for rate in (0.01, 0.0001):
+                    settings = TransferSettings(
+                        backbone, trained, optimiser, rate, asked.steps, asked.batch,  # type: ignore[arg-type]
+                        asked.pretrained,
+                    )  # fmt: skip
+                    begun = time.perf_counter()
+                    namer = train_namer(known, settings)
+                    answer = named(namer, from_bytes(held.reshape(-1, *held.shape[2:])))
+                    rows.append(
+                        row(f"{backbone}, {trained}, {optimiser}, rate {rate:g}",
+                            (answer == truth).mean(), "share", n=len(truth), paper=paper,
+                            seconds=round(time.perf_counter() - begun, 1))
+                    )  # fmt: skip
+                    print(rows[-1], flush=True)
+    weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
+    scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
+    command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
+    write_result("transfer", command, 0, scale, rows)
+
+
+if __name__ == "__main__":
+    main()
