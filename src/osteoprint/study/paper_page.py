@@ -145,7 +145,7 @@ def _page(values: dict[str, Any], study: PaperStudy) -> str:
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(values["title"])} – osteoprint</title><style>{STYLE}
-td.text{{text-align:left;font-size:.85rem}}img{{max-width:100%;border-radius:4px}}
+.text{{text-align:left!important}}td.text{{font-size:.85rem}}img{{max-width:100%;border-radius:4px}}
 h2{{margin-top:2.5rem}}</style></head><body>
 <h1>{escape(values["title"])}</h1>
 <p>Čavojská and others took artificial X-rays of 29 cat femora and trained networks to tell them
@@ -153,7 +153,7 @@ apart. Here is every table and figure of theirs, made from the bones of this ban
 {escape(values["scale"])}.</b> Maps with the film under the pointer, and surfaces to be turned, are
 in <a href="report.html">the study’s own report</a>.</p>
 <table><thead><tr><th scope=col>what</th><th scope=col>the paper</th><th scope=col>here</th>
-<th scope=col>why they differ</th></tr></thead><tbody>{headline}</tbody></table>
+<th scope=col class=text>why they differ</th></tr></thead><tbody>{headline}</tbody></table>
 <h2>Figure 2: where the network looks</h2>
 <p>Grad-CAM of each known bone’s straight films, towards the mean of its other films; below, the
 share that lies on bone.</p>
