@@ -1,0 +1,172 @@
+"""How fast a network trains: this program's loop beside a plain one of timm and torch.
+
+    python benchmarks/training.py [--steps 12]
+
+Both see the same pictures, already in memory, changed by the same function, in batches of the
+same size, and minimise a triplet loss on the hardest triplets with AdamW; the plain one takes
+its loss and miner from pytorch-metric-learning. Loops take turns, three times; the best of each
+counts. Then a run killed five times is compared with one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from pytorch_metric_learning import losses, miners
+from torch.nn import functional
+
+from identification_scene import Row, row
+from osteoprint.fingerprint import training
+from osteoprint.fingerprint.encoder import Network
+from osteoprint.fingerprint.model import load_model, save_model
+from osteoprint.fingerprint.samples import from_bytes, vary
+from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.xray.standard import StandardFrame
+from record import write_result
+
+BONES, VIEWS = 24, 3
+FRAME = StandardFrame.for_length(480.0)
+ROUNDS = 3
+KILLS = 5
+
+
+def pictures() -> np.ndarray:
+    """(48, 6, 2, rows, columns) uint8: what is on them does not matter to the speed."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 200, (48, 6, 2, FRAME.rows // 8, FRAME.columns // 8))
+    return np.kron(coarse, np.ones((1, 1, 1, 8, 8))).astype(np.uint8)
+
+
+def ours(network: Network, shown: np.ndarray, steps: int) -> float:
+    """Pairs a second."""
+    times: list[float] = []
+    settings = TrainingSettings(
+        network, loss="triplet", steps=steps, bones_per_batch=BONES, views_per_bone=VIEWS,
+        accelerator="cpu",
+    )  # fmt: skip
+    train(
+        shown, [f"{k}" for k in range(len(shown))], FRAME, settings,
+        progress=lambda share, loss: times.append(time.perf_counter()),
+    )  # fmt: skip
+    # The first steps set things up.
+    return BONES * VIEWS * (len(times) - 3) / (times[-1] - times[2])
+
+
+def plain(backbone: str, shown: np.ndarray, steps: int) -> float:
+    """Pairs a second of the loop that one would write."""
+    torch.manual_seed(0)
+    model = timm.create_model(backbone, in_chans=2, num_classes=128)
+    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    miner, criterion = miners.BatchHardMiner(), losses.TripletMarginLoss(0.1)
+    times = []
+    for step in range(steps):
+        rng = np.random.default_rng(step)
+        labels = np.repeat(rng.choice(len(shown), BONES, replace=False), VIEWS)
+        views = rng.integers(0, shown.shape[1], len(labels))
+        images = vary(
+            torch.from_numpy(from_bytes(shown[labels, views])), torch.Generator().manual_seed(step)
+        )
+        prints = functional.normalize(model(images), dim=1)
+        told = torch.from_numpy(labels)
+        loss = criterion(prints, told, miner(prints, told))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        times.append(time.perf_counter())
+    return BONES * VIEWS * (len(times) - 3) / (times[-1] - times[2])
+
+
+def speeds(steps: int) -> list[Row]:
+    shown = pictures()
+    loops: dict[str, Callable[[], float]] = {
+        "the default (compact, local contrast)": lambda: ours(Network(contrast=True), shown, steps),
+        "resnet18": lambda: ours(Network("resnet18", reductions=(), pooling="whole"), shown, steps),
+        "plain resnet18": lambda: plain("resnet18", shown, steps),
+        "resnet50": lambda: ours(Network("resnet50", reductions=(), pooling="whole"), shown, steps),
+        "plain resnet50": lambda: plain("resnet50", shown, steps),
+    }
+    best = dict.fromkeys(loops, 0.0)
+    for _ in range(ROUNDS):
+        for name, loop in loops.items():
+            best[name] = max(best[name], loop())
+            print(name, best[name], flush=True)
+    rows = [row(f"training, {name}", value, "pairs/s") for name, value in best.items()]
+    for name in ("resnet18", "resnet50"):
+        ratio = best[name] / best[f"plain {name}"]
+        rows.append(row(f"{name}: this loop over the plain one", ratio, "ratio"))
+    ratio = best["the default (compact, local contrast)"] / best["plain resnet18"]
+    rows.append(row("the default over a plain loop of resnet18", ratio, "ratio"))
+    return rows
+
+
+def child(folder: Path) -> None:
+    """One training, from its checkpoint if there is one, which is kept often."""
+    training._Run.save_sometimes.__defaults__ = (0.2,)
+    shown = pictures()[:12]
+    settings = TrainingSettings(steps=60, loss="triplet", bones_per_batch=8, accelerator="cpu")
+    model = train(
+        shown, [f"{k}" for k in range(len(shown))], FRAME, settings,
+        checkpoint=folder / "run.checkpoint",
+    )  # fmt: skip
+    save_model(model, folder / "model.safetensors")
+
+
+def killed() -> list[Row]:
+    """A run killed again and again, against one that was not."""
+    with tempfile.TemporaryDirectory() as place:
+        calm, hunted = Path(place) / "calm", Path(place) / "hunted"
+        for folder in (calm, hunted):
+            folder.mkdir()
+        command = [sys.executable, __file__, "--child"]
+        subprocess.run([*command, str(calm)], check=True)
+        kills = 0
+        while not (hunted / "model.safetensors").is_file():
+            process = subprocess.Popen([*command, str(hunted)])
+            if kills == KILLS:
+                process.wait()
+                continue
+            checkpoint = hunted / "run.checkpoint"
+            before = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
+            while process.poll() is None:
+                now = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
+                if now > before:
+                    process.kill()
+                    process.wait()
+                    kills += 1
+                    print(f"killed {kills} times", flush=True)
+                    break
+                time.sleep(0.02)
+        one, two = (
+            load_model(f / "model.safetensors").encoder.state_dict() for f in (calm, hunted)
+        )
+        apart = sum(int((one[k] != two[k]).sum()) for k in one)
+    return [
+        row(f"numbers of the network that differ after being killed {kills} times", apart, "count",
+            n=sum(v.numel() for v in one.values()))
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of training; runs that are killed.")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--child", type=Path)
+    asked = parser.parse_args()
+    if asked.child:
+        child(asked.child)
+        return
+    rows = killed() + speeds(asked.steps)
+    scale = f"{BONES} bones × {VIEWS} views a step, pictures of 192 × 64, {asked.steps} steps"
+    write_result("training", f"python benchmarks/training.py --steps {asked.steps}", 0, scale, rows)
+
+
+if __name__ == "__main__":
+    main()
