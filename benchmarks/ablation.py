@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from identification_scene import KNOWN, Row, row, study_bones
-from osteoprint.study.ablation import BASE, SCALES, run_ablation
+from osteoprint.study.ablation import BASE, SCALES, cases, run_ablation
 from osteoprint.study.ablation_page import table
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import real_femora
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=list(SCALES), default="small")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--accelerator", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--only", nargs="+", help="Lines whose names begin like these.")
     asked = parser.parse_args()
     bones = real_femora("smir_right_femora")
     frame = StandardFrame.for_length(max(b.frame.length_mm for b in bones[:KNOWN]))
@@ -30,9 +32,13 @@ def main() -> None:
     def progress(what: str, done: float, total: float) -> None:
         print(f"{what}: {done:g} of {total:g}", flush=True)
 
+    only = None
+    if asked.only:
+        only = [c.name for c in cases(scale) if c.name.startswith(tuple(asked.only))]
+    begun = time.perf_counter()
     lines = run_ablation(
         study_bones(bones, 0, frame), scale, unseen=tuple(b.name for b in bones[KNOWN:]),
-        seeds=range(asked.seeds), accelerator=asked.accelerator, progress=progress,
+        seeds=range(asked.seeds), accelerator=asked.accelerator, progress=progress, only=only,
     )  # fmt: skip
     rows: list[Row] = []
     for line in table(lines):
@@ -48,6 +54,8 @@ def main() -> None:
             row(f"{name}: triplet accuracy, bones never seen", line["unseen"], "%"),
             row(f"{name}: pairs of bones never seen told right", line["pairs"], "%"),
         ]  # fmt: skip
+    seconds = (time.perf_counter() - begun) / len(lines)
+    rows.append(row("time a network, films shared among all", seconds / 60, "min", n=len(lines)))
     name = "ablation" if asked.scale == "small" else "ablation-full"
     command = f"python benchmarks/ablation.py --scale {asked.scale} --seeds {asked.seeds}"
     write_result(name, command, 0, f"24 known and 5 unseen femora; {scale.name}", rows)

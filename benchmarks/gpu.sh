@@ -24,8 +24,10 @@ echo "== rendering: xray_speed_gpu"
 "$python" benchmarks/gpu_render.py
 
 # ---- training: whatever trains on a card is called here -------------------------------
-if [ -f benchmarks/training.py ]; then
-  echo "== training"
-  "$python" benchmarks/training.py
+echo "== the paper's networks at the paper's scale: VGG-16, then ResNet-50"
+"$python" benchmarks/ablation.py --scale full --seeds 1 --accelerator cuda --only base resnet50
+if [ "${ABLATION:-}" = full ]; then
+  echo "== every line of the ablation: about two minutes each"
+  "$python" benchmarks/ablation.py --scale full --seeds 1 --accelerator cuda
 fi
 # ---------------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import bone_distances
 from osteoprint.bank.store import Bank
-from osteoprint.errors import BankError, ModelError
+from osteoprint.errors import BankError, FilmError, ModelError
+from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.model import Model, ModelCard, save_model
 from osteoprint.fingerprint.samples import (
     GALLERY_TURNS_DEG,
     from_bytes,
     gallery_poses,
     probe_poses,
+    render_pair,
     render_set,
 )
 from osteoprint.study.experiment import Progress, StudyBone, load_bone, quiet
@@ -28,6 +30,7 @@ from osteoprint.xray.standard import FRAME_ROOM
 
 # Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
 _PROBES = 8
+_PRESETS = ("ideal", "clinic")
 
 
 def enrol_bank(
@@ -63,7 +66,7 @@ def enrol_bank(
         if record.id not in done:
             keys = [f"z{turn:+03.0f}" for turn in GALLERY_TURNS_DEG]
             bank.enrol(made_by, record, keys, _embed(model, bone, gallery_poses()))
-        probes[record.id] = _embed(model, bone, probe_poses(_PROBES, rng))
+        probes[record.id] = _asked(model, bone, rng)
         progress("Enrolling", index + 1, len(records))
     return _calibrate(bank, made_by, probes, trained=trained)
 
@@ -101,6 +104,18 @@ def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float3
     """(poses, d) fingerprints of one bone."""
     pictures = render_set([bone.sample], [poses], model.card.frame)[0]
     return model.embed(from_bytes(pictures))
+
+
+def _asked(model: Model, bone: StudyBone, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(_PROBES, d) fingerprints of films as they may come: plain ones, and a clinic's."""
+    shown = []
+    for index, pose in enumerate(probe_poses(_PROBES, rng)):
+        kind = _PRESETS[index % len(_PRESETS)]
+        try:
+            shown.append(read_pair(bone.sample, pose, model.card.frame, kind, rng))
+        except FilmError:  # too dim for a clinic's film
+            shown.append(render_pair(bone.sample, pose, model.card.frame))
+    return model.embed(np.stack(shown))
 
 
 def _check_size(path: Path, model: Model, records: list[BoneRecord]) -> None:
