@@ -116,7 +116,9 @@ def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame) -> np.nda
         turn = float(rng.uniform(-TURN_DEG, TURN_DEG))
         seed = int(1e6) + 1000 * index + attempt + 100_000 * len(key)
         try:
-            pair = films(bone, "clinic", seed, turned_deg=(turn, turn))
+            pair = films(
+                bone, "clinic", seed, turned_deg=(turn, turn), scan_seed=2000 + index + len(key)
+            )
             shown = pair_pictures(
                 (pair.ap.radiograph, pair.ml.radiograph), frame, stretches=pair.stretches
             )

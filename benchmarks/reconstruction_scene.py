@@ -81,7 +81,7 @@ def _bone(name: str, person: str, surface: trimesh.Trimesh, kind: str, side: Sid
     return Bone(name, person, surface, frame, side)
 
 
-@lru_cache(maxsize=40)
+@lru_cache(maxsize=8)
 def scan(bone: Bone, *, soft_mm: float | None, seed: int) -> Volume:
     """A phantom CT of a bone, 0.8 mm voxels on a bone of 450 mm."""
     size = bone.frame.length_mm / USUAL_MM
@@ -101,6 +101,7 @@ def films(
     tilted_deg: tuple[float, float] = (0.0, 0.0),
     shown: tuple[float, float] = (0.0, 1.0),
     keep: Path | None = None,
+    scan_seed: int | None = None,
 ) -> FilmPair:
     """AP and ML films of a bone, written to files and read again.
 
@@ -113,9 +114,11 @@ def films(
     turned_deg, tilted_deg : besides, of AP and ML: about the long axis; towards the tube.
     shown : the part of the bone's length that is on the films, 0 proximal, 1 distal.
     keep : a folder for the files; None: they are not kept.
+    scan_seed : of what is inside the bone and of the limb around it; like ``seed`` when left out.
     """
     soft = None if preset == "ideal" else SOFT_MM
-    traced = prepare(scan(bone, soft_mm=soft, seed=seed), BODY)
+    inside = seed if scan_seed is None else scan_seed
+    traced = prepare(scan(bone, soft_mm=soft, seed=inside), BODY)
     size = bone.frame.length_mm / USUAL_MM
     pixel = FILM_MM * min(size, 1.0)
     with tempfile.TemporaryDirectory() as folder:
