@@ -20,6 +20,7 @@ from osteoprint.fingerprint.samples import from_bytes, pair_pictures, sample_bon
 from osteoprint.fingerprint.training import TrainingSettings
 from osteoprint.frames import apply
 from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.study.training_films import frame_for
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, Bone, films, real_femora, scan
 
@@ -58,13 +59,12 @@ class Scene:
     def __init__(self) -> None:
         bones = real_femora("smir_right_femora")
         self.known, self.unseen = bones[:KNOWN], bones[KNOWN:]
-        # Room for the unseen, who may be longer: what a bank of unknown bones would be given.
-        self.frame = StandardFrame.for_length(max(b.frame.length_mm for b in self.known))
+        self.frame = frame_for([b.frame.length_mm for b in self.known])
         self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
 
     def model(self) -> Model:
         """The compact default, trained on the known; the figures say how long it took."""
-        said = json.dumps([asdict(self.settings), [b.name for b in self.known]])
+        said = json.dumps([asdict(self.settings), asdict(self.frame), [b.name for b in self.known]])
         path = (
             CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
         )

@@ -18,8 +18,8 @@ from osteoprint.fingerprint.samples import (
 from osteoprint.fingerprint.training import TrainingSettings
 from osteoprint.frames import apply
 from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.study.training_films import frame_for
 from osteoprint.xray.film_pair import FilmPair
-from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import Bone, scan
 
 _TRAINED: dict[tuple[str, ...], tuple[Model, np.ndarray]] = {}
@@ -43,7 +43,7 @@ def nearest_by_fingerprint(known: Sequence[Bone], pairs: Sequence[FilmPair]) -> 
 
 def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
     """A network trained on the known bones, and (bones, views, d) of their fingerprints."""
-    frame = StandardFrame.for_length(max(b.frame.length_mm for b in known))
+    frame = frame_for([b.frame.length_mm for b in known])
     bones = []
     for index, bone in enumerate(known):
         record = BoneRecord(

@@ -133,7 +133,7 @@ def train(
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import SHIPPED, train_on_phantoms
-    from osteoprint.xray.standard import StandardFrame
+    from osteoprint.study.training_films import frame_for
 
     if phantoms == (bank is not None):
         raise InputError("train", "needs bones to train on", "give either --bank or --phantoms")
@@ -168,7 +168,7 @@ def train(
         if phantoms:
             model = train_on_phantoms(settings, progress, checkpoint=checkpoint, films_folder=films)
         else:
-            frame = StandardFrame.for_length(max(b.record.length_mm for b in bones))
+            frame = frame_for([b.record.length_mm for b in bones])
             model = train_on(
                 bones, frame, settings, progress, checkpoint=checkpoint, films_folder=films
             )

@@ -25,7 +25,7 @@ from osteoprint.fingerprint.samples import (
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
 from osteoprint.reconstruct.reconstruction import Method
-from osteoprint.study.training_films import affordable, make_training_films
+from osteoprint.study.training_films import affordable, frame_for, make_training_films
 from osteoprint.xray.standard import StandardFrame
 
 # What a study calls while it works: (what it does, done, of how many).
@@ -157,7 +157,7 @@ def prepare_experiment(
 ) -> Experiment:
     """Split the bones, render the known ones, train the network on them alone."""
     known, unseen = split(bones, settings.unseen)
-    frame = StandardFrame.for_length(max(b.record.length_mm for b in known))
+    frame = frame_for([b.record.length_mm for b in known])
     return Experiment(known, unseen, frame, train_on(known, frame, settings.training, progress))
 
 

@@ -90,6 +90,11 @@ class _Part:
         return Variation.draw(length_mm, rng, self.limits_mm) if number else Variation.none()
 
 
+def frame_for(lengths_mm: Sequence[float]) -> StandardFrame:
+    """The scale of the pictures for bones of these lengths: with room for the longest variant."""
+    return StandardFrame.for_length(_LONGER * max(lengths_mm))
+
+
 def variants_of(settings: TrainingSettings, bones: int) -> int:
     """How many variants of each of so many bones there are, itself included."""
     return settings.variants_per_bone or max(2, math.ceil(_ALTOGETHER / bones))
