@@ -190,10 +190,15 @@ def enrol(
 ) -> None:
     """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
     from osteoprint.bank.store import Bank
+    from osteoprint.errors import ModelError
     from osteoprint.fingerprint.model import SHIPPED, load_model
     from osteoprint.study.enrolment import enrol_bank
 
     path = model or SHIPPED
+    if model is None and not path.is_file():
+        raise ModelError(
+            "--model", "is missing, and this copy has no network of its own", "name a model"
+        )
     loaded = load_model(path)
     with steps() as progress, Bank.open(bank, write=True) as opened:
         result = enrol_bank(opened, path, loaded, progress)
