@@ -16,10 +16,9 @@ import numpy as np
 from osteoprint.bank.records import BoneRecord
 from osteoprint.errors import OsteoprintError
 from osteoprint.fingerprint.model import Model, load_model, save_model
-from osteoprint.fingerprint.samples import from_bytes, pair_pictures, sample_bone, to_bytes
+from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
 from osteoprint.fingerprint.training import TrainingSettings
-from osteoprint.frames import apply
-from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.study.experiment import StudyBone, study_bone, train_on
 from osteoprint.study.training_films import frame_for
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, Bone, films, real_femora, scan
@@ -36,21 +35,19 @@ def row(what: str, value: float | np.floating[Any], unit: str, **more: Any) -> R
     return {"what": what, "value": round(float(value), 6), "unit": unit, **more}
 
 
-def study_bone(bone: Bone, seed: int, frame: StandardFrame) -> StudyBone:
-    """A bone with a phantom scan of its surface, as it would come out of a bank."""
-    record = BoneRecord(
-        id=f"{seed:012x}", name=bone.name, bone="femur", side=bone.side, individual=bone.person,
-        length_mm=bone.frame.length_mm, watertight=True, warnings=(), source="", created="",
-        surface_sha256="", volume_sha256=None, bone_to_world=bone.frame.bone_to_world,
-    )  # fmt: skip
-    local = bone.surface.copy()
-    local.vertices = apply(bone.frame.world_to_bone, np.asarray(bone.surface.vertices))
-    volume = scan(bone, soft_mm=None, seed=seed)
-    return StudyBone(record, local, sample_bone(record.id, volume, bone.frame, bone.side, frame))
-
-
 def study_bones(bones: Sequence[Bone], first: int, frame: StandardFrame) -> list[StudyBone]:
-    return [study_bone(bone, 1000 + first + i, frame) for i, bone in enumerate(bones)]
+    """Bones with phantom scans of their surfaces, as they would come out of a bank."""
+    out = []
+    for index, bone in enumerate(bones, start=1000 + first):
+        record = BoneRecord(
+            id=f"{index:012x}", name=bone.name, bone="femur", side=bone.side,
+            individual=bone.person, length_mm=bone.frame.length_mm, watertight=True, warnings=(),
+            source="", created="", surface_sha256="", volume_sha256=None,
+            bone_to_world=bone.frame.bone_to_world,
+        )  # fmt: skip
+        volume = scan(bone, soft_mm=None, seed=index)
+        out.append(study_bone(record, bone.surface, volume, frame))
+    return out
 
 
 class Scene:
@@ -63,13 +60,18 @@ class Scene:
         self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
 
     def model(self) -> Model:
-        """The compact default, trained on the known; the figures say how long it took."""
+        """The compact default, trained on the known.
+
+        The figures say how long it took, unless it went on from a run that was stopped.
+        """
         said = json.dumps([asdict(self.settings), asdict(self.frame), [b.name for b in self.known]])
         path = (
             CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
         )
         if path.is_file():
             return load_model(path)
+        checkpoint, films_folder = path.with_suffix(".checkpoint"), path.with_suffix(".films")
+        anew = not (checkpoint.exists() or films_folder.exists())
         begun, steps = time.perf_counter(), {}
 
         def progress(what: str, done: float, total: float) -> None:
@@ -81,10 +83,11 @@ class Scene:
         bones = study_bones(self.known, 0, self.frame)
         model = train_on(
             bones, self.frame, self.settings, progress,
-            checkpoint=path.with_suffix(".checkpoint"), films_folder=path.with_suffix(".films"),
+            checkpoint=checkpoint, films_folder=films_folder,
         )  # fmt: skip
-        model.card.figures["films s"] = steps["Taking X-rays"]
-        model.card.figures["all s"] = time.perf_counter() - begun
+        if anew:
+            model.card.figures["films s"] = steps["Taking X-rays"]
+            model.card.figures["all s"] = time.perf_counter() - begun
         save_model(model, path)
         return model
 

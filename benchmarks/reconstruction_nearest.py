@@ -6,21 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from osteoprint.bank.records import BoneRecord
+from identification_scene import study_bones
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     from_bytes,
     gallery_poses,
     pair_pictures,
     render_set,
-    sample_bone,
 )
 from osteoprint.fingerprint.training import TrainingSettings
-from osteoprint.frames import apply
-from osteoprint.study.experiment import StudyBone, train_on
+from osteoprint.study.experiment import train_on
 from osteoprint.study.training_films import frame_for
 from osteoprint.xray.film_pair import FilmPair
-from reconstruction_scene import Bone, scan
+from reconstruction_scene import Bone
 
 _TRAINED: dict[tuple[str, ...], tuple[Model, np.ndarray]] = {}
 
@@ -44,19 +42,7 @@ def nearest_by_fingerprint(known: Sequence[Bone], pairs: Sequence[FilmPair]) -> 
 def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
     """A network trained on the known bones, and (bones, views, d) of their fingerprints."""
     frame = frame_for([b.frame.length_mm for b in known])
-    bones = []
-    for index, bone in enumerate(known):
-        record = BoneRecord(
-            id=f"{index:012x}", name=bone.name, bone="femur", side=bone.side,
-            individual=bone.person, length_mm=bone.frame.length_mm, watertight=True, warnings=(),
-            source="", created="", surface_sha256="", volume_sha256=None,
-            bone_to_world=bone.frame.bone_to_world,
-        )  # fmt: skip
-        local = bone.surface.copy()
-        local.vertices = apply(bone.frame.world_to_bone, np.asarray(bone.surface.vertices))
-        volume = scan(bone, soft_mm=None, seed=1000 + index)
-        sample = sample_bone(record.id, volume, bone.frame, bone.side, frame)
-        bones.append(StudyBone(record, local, sample))
+    bones = study_bones(known, 0, frame)
     model = train_on(bones, frame, TrainingSettings())
     pictures = render_set([b.sample for b in bones], [gallery_poses() for _ in bones], frame)
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))

@@ -18,16 +18,11 @@ import numpy as np
 from identification_scene import Row, row, study_bones
 from osteoprint.fingerprint.classifier import TransferSettings, named, train_namer
 from osteoprint.fingerprint.samples import from_bytes, random_pose, render_set
+from osteoprint.study.paper import TRANSFER_PAPER
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import real_femora
 from record import write_result
 
-PAPER = {
-    "resnet50": 0.8613,
-    "vgg16": 0.6313,
-    "inception_resnet_v2": 0.8580,
-    "inception_v3": 1.0,
-}
 FILMS, HELD = 40, 8
 
 
@@ -46,12 +41,12 @@ def main() -> None:
     known, held = pictures[:, HELD:], pictures[:, :HELD]
     truth = np.repeat(np.arange(len(bones)), HELD)
     rows: list[Row] = []
-    for backbone, paper in PAPER.items():
+    for backbone, paper in TRANSFER_PAPER.items():
         for trained in ("head", "all"):
             for optimiser in ("sgd", "adam"):
                 for rate in (0.01, 0.0001):
                     settings = TransferSettings(
-                        backbone, trained, optimiser, rate, asked.steps, asked.batch,  # type: ignore[arg-type]
+                        backbone, trained, optimiser, rate, asked.steps, asked.batch,
                         asked.pretrained,
                     )  # fmt: skip
                     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The network that comes with the program: made of phantoms alone, for bones of any size."""
+"""A network made of phantoms alone, for banks of bones of any size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.study import phantom_network
 from osteoprint.study.demo import make_phantoms
 from osteoprint.study.enrolment import enrol_bank
-from osteoprint.study.phantom_network import KINDS, ROOM, SHIPPED, train_on_phantoms
+from osteoprint.study.phantom_network import KINDS, PHANTOM_TRAINING, ROOM, train_on_phantoms
 from osteoprint.xray.standard import FRAME_ROOM
 
 TINY = dataclasses.replace(
-    SHIPPED, variants_per_bone=1, poses_per_variant=2, steps=2, bones_per_batch=2,
+    PHANTOM_TRAINING, variants_per_bone=1, poses_per_variant=2, steps=2, bones_per_batch=2,
     presets=("ideal",),
 )  # fmt: skip
 

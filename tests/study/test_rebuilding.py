@@ -7,14 +7,9 @@ import json
 
 import numpy as np
 import pytest
-import trimesh
+from cats import make_bone
 
-from osteoprint.bank.records import BoneRecord
-from osteoprint.ct.parametric import sample_bone as sample_parametric
-from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.errors import BankError
-from osteoprint.fingerprint.samples import sample_bone
-from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study.experiment import StudyBone
 from osteoprint.study.markup import Figures
 from osteoprint.study.modes_section import modes, modes_solid
@@ -25,28 +20,10 @@ from osteoprint.study.solids import rebuilt_solids
 from osteoprint.xray.standard import StandardFrame
 
 
-def make_bone(index: int) -> StudyBone:
-    """A cat's femur."""
-    surface, _ = sample_parametric(np.random.default_rng([9, index]), kind="femur", size="cat")
-    axes = anatomical_frame(surface.vertices, surface.faces, bone="femur", side=Side.RIGHT)
-    volume = volume_from_surface(
-        surface, voxel_mm=axes.length_mm / 250, bone_to_world=axes.bone_to_world
-    )
-    record = BoneRecord(
-        id=f"{index:012x}", name=f"cat & {index}", bone="femur", side=Side.RIGHT,
-        individual=f"{index}", length_mm=axes.length_mm, watertight=True, warnings=(), source="",
-        created="", surface_sha256="", volume_sha256=None, bone_to_world=axes.bone_to_world,
-    )  # fmt: skip
-    local = trimesh.Trimesh(
-        apply(axes.world_to_bone, np.array(surface.vertices)), surface.faces, process=False
-    )
-    sample = sample_bone(record.id, volume, axes, Side.RIGHT, StandardFrame.for_length(130, 800))
-    return StudyBone(record, local, sample)
-
-
 @pytest.fixture(scope="module")
 def bones() -> list[StudyBone]:
-    return [make_bone(k) for k in range(5)]
+    picture = StandardFrame.for_length(130, 800)
+    return [make_bone(k, seed=9, name="cat &", voxels=250, picture=picture) for k in range(5)]
 
 
 @pytest.fixture(scope="module")

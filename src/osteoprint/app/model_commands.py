@@ -91,8 +91,8 @@ def train(
         bool,
         typer.Option(
             "--phantoms",
-            help="Train on bones that the program makes instead of a bank's, for bones of any "
-            "size: so the network was made that comes with the program.",
+            help="Train on bones that the program makes instead of a bank's: a network for banks "
+            "of bones of any size.",
         ),
     ] = False,
     backbone: Annotated[
@@ -132,7 +132,7 @@ def train(
     from osteoprint.fingerprint.model import save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
-    from osteoprint.study.phantom_network import SHIPPED, train_on_phantoms
+    from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
     from osteoprint.study.training_films import frame_for
 
     if phantoms == (bank is not None):
@@ -141,7 +141,7 @@ def train(
         raise InputError("--minutes", "is of no use with --phantoms", "give --steps")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
-    usual = SHIPPED if phantoms else TrainingSettings()
+    usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
     network = Network(backbone, contrast=True)
     settings = replace(
         usual,
@@ -180,28 +180,17 @@ def train(
 
 def enrol(
     bank: BankOption,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="A model made by 'osteoprint train'; by default the one that comes along."
-        ),
-    ] = None,
+    model: Annotated[Path, typer.Option(help="A model made by 'osteoprint train'.")],
     as_json: JsonOption = False,
 ) -> None:
     """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
     from osteoprint.bank.store import Bank
-    from osteoprint.errors import ModelError
-    from osteoprint.fingerprint.model import SHIPPED, load_model
+    from osteoprint.fingerprint.model import load_model
     from osteoprint.study.enrolment import enrol_bank
 
-    path = model or SHIPPED
-    if model is None and not path.is_file():
-        raise ModelError(
-            "--model", "is missing, and this copy has no network of its own", "name a model"
-        )
-    loaded = load_model(path)
+    loaded = load_model(model)
     with steps() as progress, Bank.open(bank, write=True) as opened:
-        result = enrol_bank(opened, path, loaded, progress)
+        result = enrol_bank(opened, model, loaded, progress)
     lines = [
         f"{result['enrolled']} bones enrolled with model {result['model']}",
         f"threshold {result['threshold']:.4f}, equal error rate {result['equal_error_rate']:.2%} "

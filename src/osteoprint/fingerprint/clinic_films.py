@@ -43,7 +43,13 @@ _TRIES = 4
 
 
 def read_pair(
-    bone: SampleBone, pose: PairPose, picture: StandardFrame, kind: str, rng: np.random.Generator
+    bone: SampleBone,
+    pose: PairPose,
+    picture: StandardFrame,
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    or_plain: bool = False,
 ) -> Floats:
     """(2, rows, columns) standard pictures, AP then ML, of films of a preset.
 
@@ -54,17 +60,19 @@ def read_pair(
     picture : the scale.
     kind : the preset's name; see :mod:`osteoprint.xray.presets`.
     rng : what varies is drawn from it.
+    or_plain : plain films where, again and again, no bone is found on films of the preset.
 
-    Raises FilmError where no bone is found, again and again.
+    Raises FilmError where no bone is found.
     """
     if preset(kind).output == "log":
         return render_pair(bone, pose, picture)
-    for _ in range(_TRIES - 1):
+    for attempt in range(_TRIES):
         try:
             return _pair(bone, pose, picture, kind, rng)
         except FilmError:
-            continue
-    return _pair(bone, pose, picture, kind, rng)
+            if attempt == _TRIES - 1 and not or_plain:
+                raise
+    return render_pair(bone, pose, picture)
 
 
 def _pair(

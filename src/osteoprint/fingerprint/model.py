@@ -23,8 +23,6 @@ from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
 CARD_FORMAT = 2
-# The network that comes with the program; made by 'osteoprint train --phantoms'.
-SHIPPED = Path(__file__).with_name("shipped.safetensors")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.search import bone_distances
 from osteoprint.bank.store import Bank
-from osteoprint.errors import BankError, FilmError, ModelError
+from osteoprint.errors import BankError, ModelError
 from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.model import Model, ModelCard, save_model
 from osteoprint.fingerprint.samples import (
@@ -22,7 +23,6 @@ from osteoprint.fingerprint.samples import (
     from_bytes,
     gallery_poses,
     probe_poses,
-    render_pair,
     render_set,
 )
 from osteoprint.study.experiment import Progress, StudyBone, load_bone, quiet
@@ -108,13 +108,11 @@ def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float3
 
 def _asked(model: Model, bone: StudyBone, rng: np.random.Generator) -> NDArray[np.float32]:
     """(_PROBES, d) fingerprints of films as they may come: plain ones, and a clinic's."""
-    shown = []
-    for index, pose in enumerate(probe_poses(_PROBES, rng)):
-        kind = _PRESETS[index % len(_PRESETS)]
-        try:
-            shown.append(read_pair(bone.sample, pose, model.card.frame, kind, rng))
-        except FilmError:  # too dim for a clinic's film
-            shown.append(render_pair(bone.sample, pose, model.card.frame))
+    kinds = itertools.cycle(_PRESETS)
+    shown = [
+        read_pair(bone.sample, pose, model.card.frame, kind, rng, or_plain=True)
+        for pose, kind in zip(probe_poses(_PROBES, rng), kinds, strict=False)
+    ]
     return model.embed(np.stack(shown))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from osteoprint.bank.store import Bank, BoneRecord
 from osteoprint.ct.reading import read_scan
+from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
@@ -114,10 +115,16 @@ def load_bones(bank: Bank, progress: Progress = quiet) -> list[StudyBone]:
 
 def load_bone(bank: Bank, record: BoneRecord, frame: StandardFrame) -> StudyBone:
     """One bone of a bank, ready to render at the scale of ``frame``."""
+    volume = read_scan(bank.volume_path(record)).volume
+    return study_bone(record, bank.surface(record), volume, frame)
+
+
+def study_bone(
+    record: BoneRecord, surface: trimesh.Trimesh, volume: Volume, frame: StandardFrame
+) -> StudyBone:
+    """A bone whose surface and scan are at hand, both in the world (LPS, mm)."""
     side = Side(record.side) if record.side else Side.RIGHT
     axes = AnatomicalFrame(np.asarray(record.bone_to_world), side, record.length_mm)
-    volume = read_scan(bank.volume_path(record)).volume
-    surface = bank.surface(record)
     local = trimesh.Trimesh(
         apply(invert_rigid(axes.bone_to_world), surface.vertices), surface.faces, process=False
     )

@@ -31,6 +31,7 @@ from osteoprint.study.pairwise import WINDOWS, Separation, pair_distances, separ
 from osteoprint.study.whole_way import StudyResult, run_study
 from osteoprint.xray.camera import Pose
 from osteoprint.xray.protocol import PairView
+from osteoprint.xray.standard import StandardFrame
 
 # The first of these is what the paper's text says of its own.
 Split = Literal["random", "angle", "energy", "one view"]
@@ -43,6 +44,13 @@ SPLITS: tuple[tuple[Split, str], ...] = (
     ("energy", "the two higher energies asked about, the two lower enrolled"),
     ("one view", "one straight pair of films of each bone enrolled, all others asked about"),
 )
+# Networks of the literature, and the validation accuracy that the paper reports.
+TRANSFER_PAPER = {
+    "resnet50": 0.8613,
+    "vgg16": 0.6313,
+    "inception_resnet_v2": 0.8580,
+    "inception_v3": 1.0,
+}
 # Points of a scatter plot; more cannot be told apart.
 _DOTS = 1500
 
@@ -69,7 +77,9 @@ class PaperScale:
     transfer_films: int
 
 
-def _transfer(steps: int, batch: int, *, every: bool, pretrained: bool) -> tuple[Any, ...]:
+def _transfer(
+    steps: int, batch: int, *, every: bool, pretrained: bool
+) -> tuple[TransferSettings, ...]:
     ways = [
         (trained, optimiser, rate)
         for trained in ("head", "all")
@@ -85,13 +95,6 @@ def _transfer(steps: int, batch: int, *, every: bool, pretrained: bool) -> tuple
     )
 
 
-# Validation accuracy that the paper reports.
-TRANSFER_PAPER = {
-    "resnet50": 0.8613,
-    "vgg16": 0.6313,
-    "inception_resnet_v2": 0.8580,
-    "inception_v3": 1.0,
-}
 SCALES = {
     "small": PaperScale(
         "small, for a CPU: 256 film pairs a bone, 30 steps of transfer learning from scratch",
@@ -276,12 +279,15 @@ def _pairs(
 
 def transfer_table(
     bones: Sequence[StudyBone],
-    frame: Any,
+    frame: StandardFrame,
     scale: PaperScale,
     seed: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Row 5: networks of the literature name the known bones, on films kept from the training."""
+    """Row 5: networks of the literature name the known bones, on films kept from the training.
+
+    Returns one row for each of the scale's settings: these, ``accuracy`` and the paper's, shares.
+    """
     rng = np.random.default_rng([seed, 11])
     count = scale.transfer_films
     chosen = [(float(rng.choice(scale.angles_deg)), float(rng.choice(scale.angles_deg)),

@@ -1,4 +1,4 @@
-"""The network that comes with the program: trained on bones that the program makes, of all sizes.
+"""A network for banks of bones of any size, trained on bones that the program makes.
 
 It has never seen a real bone. What it has to learn is to tell long bones apart whatever kind
 they are of: femora and tibiae, of people and cats, each changed in many ways. A bank holds one
@@ -19,10 +19,9 @@ from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import Model
-from osteoprint.fingerprint.samples import sample_bone
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import Side, anatomical_frame, apply
-from osteoprint.study.experiment import Progress, StudyBone, quiet
+from osteoprint.study.experiment import Progress, StudyBone, quiet, study_bone
 from osteoprint.study.training_films import make_training_films
 from osteoprint.xray.standard import StandardFrame
 
@@ -37,7 +36,7 @@ _LONGEST_MM = 500.0
 # mm: what a standard picture at this size shows anyway.
 _VOXEL_MM = 2.0
 
-SHIPPED = TrainingSettings(
+PHANTOM_TRAINING = TrainingSettings(
     network=Network(contrast=True, reductions=(384, 256)),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=18,
@@ -50,7 +49,7 @@ SHIPPED = TrainingSettings(
 
 
 def train_on_phantoms(
-    settings: TrainingSettings = SHIPPED,
+    settings: TrainingSettings = PHANTOM_TRAINING,
     progress: Progress = quiet,
     *,
     phantoms: int = PHANTOMS,
@@ -137,10 +136,7 @@ def _study_bone(
         length_mm=axes.length_mm, watertight=True, warnings=(), source="parametric", created="",
         surface_sha256="", volume_sha256=name, bone_to_world=axes.bone_to_world,
     )  # fmt: skip
-    local = trimesh.Trimesh(
-        apply(axes.world_to_bone, np.asarray(surface.vertices)), surface.faces, process=False
-    )
-    return StudyBone(record, local, sample_bone(name, volume, axes, Side.RIGHT, frame))
+    return study_bone(record, surface, volume, frame)
 
 
 def _beside_each_other(blocks: list[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from osteoprint import __version__
 from osteoprint.ct.variation import Variation
-from osteoprint.errors import FilmError
 from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.samples import (
     SampleBone,
     random_pose,
-    render_pair,
     to_bytes,
     varied_bone,
 )
@@ -232,12 +230,8 @@ def _films_of(bone: SampleBone, part: _Part, number: int) -> NDArray[np.uint8]:
     out = np.zeros((part.pairs, 2, part.frame.rows, part.frame.columns), np.uint8)
     for pair in range(part.pairs):
         pose, kind = random_pose(rng), part.presets[pair % len(part.presets)]
-        try:
-            shown = read_pair(subject, pose, part.frame, kind, rng)
-        except FilmError:
-            # A variant so odd, or so dim, that no such film of it could be read.
-            shown = render_pair(subject, pose, part.frame)
-        out[pair] = to_bytes(shown)
+        # A variant may be so odd, or so dim, that no film of a clinic could be read.
+        out[pair] = to_bytes(read_pair(subject, pose, part.frame, kind, rng, or_plain=True))
     return out
 
 
