@@ -149,6 +149,11 @@ def information(model: BoneModel, sights: Sequence[Sight], state: State, level: 
     return _normal(model, looks, scales, state, level, _directions(model, modes, functions))[0]
 
 
+def likeness(model: BoneModel, sights: Sequence[Sight], state: State) -> tuple[float, ...]:
+    """As in :class:`Fit`, of a state as it is."""
+    return tuple(look.likeness() for look in _looks(model, sights, state))
+
+
 def _directions(model: BoneModel, modes: int, functions: int) -> Image:
     """(n, 3, q) float32 mm: how vertices move with each coefficient and share, one SD each."""
     shape = model.shape

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteoprint.reconstruct.bone_model import FUNCTIONS, BoneModel
-from osteoprint.reconstruct.fitting import Fit, Level, information
+from osteoprint.reconstruct.fitting import Fit, Level, information, likeness
 from osteoprint.reconstruct.shot import Shot
 from osteoprint.reconstruct.state import State
 from osteoprint.reconstruct.statistical import fitted, sights
@@ -30,7 +30,11 @@ _INFORMED = replace(REFINED, pixel=2 * REFINED.pixel, independent_px=REFINED.ind
 def refine(model: BoneModel, shots: Sequence[Shot], start: Fit) -> Fit:
     """Go on from :func:`osteoprint.reconstruct.statistical.fit_modes`."""
     found = fitted(model, shots, start.state, REFINED)
-    return found if shots[0].rig is None else fitted(model, shots, found.state, _IN_RIG)
+    if shots[0].rig is None:
+        return found
+    finer = fitted(model, shots, found.state, _IN_RIG)
+    # Finer films are less alike by themselves: what is said of all fits is said at one pixel.
+    return replace(finer, likeness=likeness(model, sights(model, shots, REFINED), finer.state))
 
 
 def information_at(model: BoneModel, shots: Sequence[Shot], state: State) -> NDArray[np.float64]:
