@@ -107,7 +107,7 @@ def train(
     ] = None,
     step_count: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps; by default 1200, of phantoms 4000."),
+        typer.Option("--steps", min=1, help="Number of steps; by default 1200, of phantoms 3000."),
     ] = None,
     variants: Annotated[
         int | None,
@@ -118,6 +118,14 @@ def train(
         ),
     ] = None,
     pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 10,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Take every film when it is shown, none twice, instead of --pairs of each variant "
+            "before: for machines of many cores.",
+        ),
+    ] = False,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
     ] = False,
@@ -139,6 +147,8 @@ def train(
         raise InputError("train", "needs bones to train on", "give either --bank or --phantoms")
     if phantoms and minutes is not None:
         raise InputError("--minutes", "is of no use with --phantoms", "give --steps")
+    if phantoms and fresh:
+        raise InputError("--fresh", "is of no use with --phantoms", "give --pairs")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
     usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
@@ -151,6 +161,7 @@ def train(
         steps=step_count or usual.steps,
         variants_per_bone=variants or usual.variants_per_bone,
         poses_per_variant=pairs,
+        fresh=fresh,
         pretrained=pretrained,
         seed=seed,
     )

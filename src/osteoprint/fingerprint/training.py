@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from osteoprint.errors import ModelError
+from osteoprint.fingerprint.batches import Batches, PictureSource, Stored
 from osteoprint.fingerprint.encoder import Encoder, Network
 from osteoprint.fingerprint.losses import (
     OTHER_LOSSES,
@@ -28,10 +29,12 @@ from osteoprint.fingerprint.losses import (
 )
 from osteoprint.fingerprint.mining import Mining, mine
 from osteoprint.fingerprint.model import Model, ModelCard
-from osteoprint.fingerprint.samples import from_bytes, vary
+from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
 DEFAULT_NETWORK = Network(contrast=True)
+# Views of each bone on which a trained network is looked at.
+_HELD = 6
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class TrainingSettings:
         None: as many as make 384 of all bones, and at least two.
     poses_per_variant : how many pairs of films there are of each.
     presets : how films are taken (see :mod:`osteoprint.xray.presets`), one after the other.
+    fresh : no film is shown twice: every view is taken when it is asked for, instead of
+        `poses_per_variant` before the training. For machines of many cores.
     steps, minutes : `minutes`, of films and training together, stops earlier than `steps` would;
         only a run that is not stopped by it can be repeated exactly.
     optimiser, learning_rate, weight_decay : "adamw", "adam" or "sgd" (momentum 0.9).
@@ -77,6 +82,7 @@ class TrainingSettings:
     variants_per_bone: int | None = None
     poses_per_variant: int = 10
     presets: tuple[str, ...] = ("ideal", "ideal", "clinic", "clinic", "clinic")
+    fresh: bool = False
     steps: int = 1200
     minutes: float | None = None
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -94,7 +100,7 @@ Progress = Callable[[float, float], None]
 
 
 def train(
-    pictures: NDArray[np.uint8],
+    pictures: NDArray[np.uint8] | PictureSource,
     identifiers: list[str],
     frame: StandardFrame,
     settings: TrainingSettings,
@@ -108,7 +114,8 @@ def train(
 
     Parameters
     ----------
-    pictures : (bones, poses, 2, rows, columns) uint8, from ``samples.render_set``.
+    pictures : (bones, poses, 2, rows, columns) uint8, from ``samples.render_set``; or where such
+        pictures come from.
     identifiers : names of the bones that were used, for the card.
     frame : the scale of the pictures, kept in the card.
     settings : see :class:`TrainingSettings`.
@@ -134,6 +141,7 @@ def train(
     )
     fabric.launch()
     torch.manual_seed(settings.seed)
+    source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
     encoder = Encoder(settings.network, pretrained=settings.pretrained)
     optimiser = _optimiser(encoder, settings)
     run = _Run(encoder, optimiser, settings, identifiers, checkpoint)
@@ -142,7 +150,7 @@ def train(
     encoder = encoder.to(memory_format=torch.channels_last)
     shared, optimising = fabric.setup(encoder, optimiser)
     criterion = _Criterion(settings, rms_mm, fabric.device)
-    batches = _Batches(pictures, settings, rms_mm, kinds, fabric.global_rank)
+    batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank)
     started, done, loss_value = time.monotonic(), first, float("nan")
     shared.train()
     for step in range(first, settings.steps):
@@ -177,7 +185,7 @@ def train(
         figures={"steps": float(done)},
     )
     model = Model(encoder, card)
-    held = _training_accuracy(model, pictures, settings)
+    held = _training_accuracy(model, source, settings)
     card.figures["triplet accuracy on training bones"] = held
     run.finish()
     return model
@@ -254,68 +262,12 @@ def _schedule(share: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (share - 0.04) / 0.96))
 
 
-class _Batches:
-    """The pictures of each step: P bones, K views of each.
-
-    Where shapes are known, half of the bones are near neighbours of the other half: what is
-    easily told apart teaches little.
-
-    Parameters
-    ----------
-    pictures, settings : as in :func:`train`.
-    rms_mm : (bones, bones), or None.
-    kinds : (bones,) only bones of one kind are shown together; None: all are of one.
-    rank : which of several devices this is.
-    """
-
-    def __init__(
-        self,
-        pictures: NDArray[np.uint8],
-        settings: TrainingSettings,
-        rms_mm: NDArray[np.float64] | None,
-        kinds: NDArray[np.int64] | None,
-        rank: int,
-    ) -> None:
-        self._pictures, self._settings, self._rank = pictures, settings, rank
-        labels = np.zeros(len(pictures), np.int64) if kinds is None else kinds
-        self._members = [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
-        self._near = None
-        if settings.neighbours and rms_mm is not None:
-            apart = np.where(labels[:, None] == labels[None, :], rms_mm, np.inf)
-            np.fill_diagonal(apart, np.inf)
-            fewest = min(len(members) for members in self._members) - 1
-            count = min(settings.neighbours, fewest)
-            self._near = np.argsort(apart, axis=1, kind="stable")[:, :count]
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone."""
-        of = self._settings
-        rng = np.random.default_rng([of.seed, step, self._rank] if self._rank else [of.seed, step])
-        members = self._members[int(rng.integers(len(self._members)))]
-        count = min(of.bones_per_batch, len(members))
-        if self._near is None:
-            bones = rng.choice(members, count, replace=False)
-        else:
-            some = rng.choice(members, (count + 1) // 2, replace=False)
-            beside = self._near[some, rng.integers(0, self._near.shape[1], len(some))]
-            bones = np.unique(np.concatenate([some, beside]))
-        labels = np.repeat(bones, of.views_per_bone)
-        views = rng.integers(0, self._pictures.shape[1], len(labels))
-        images = torch.from_numpy(from_bytes(self._pictures[labels, views]))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if of.mirror and rng.random() < 0.5:
-            images = images.flip(3)
-        return vary(images, generator), torch.from_numpy(labels)
-
-
-def _training_accuracy(
-    model: Model, pictures: NDArray[np.uint8], settings: TrainingSettings
-) -> float:
+def _training_accuracy(model: Model, source: PictureSource, settings: TrainingSettings) -> float:
     """Triplet accuracy on a few unvaried pictures of each bone."""
-    views = min(6, pictures.shape[1])
-    images = from_bytes(pictures[:, :views].reshape(-1, *pictures.shape[2:]))
-    labels = torch.arange(len(pictures)).repeat_interleave(views)
-    return triplet_accuracy(torch.from_numpy(model.embed(images)), labels, settings.margin)
+    shown = source.some(np.arange(len(source)), _HELD)
+    labels = torch.arange(len(shown)).repeat_interleave(shown.shape[1])
+    embedded = model.embed(from_bytes(shown.reshape(-1, *shown.shape[2:])))
+    return triplet_accuracy(torch.from_numpy(embedded), labels, settings.margin)
 
 
 class _Run:

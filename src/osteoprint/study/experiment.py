@@ -15,6 +15,7 @@ from osteoprint.bank.store import Bank, BoneRecord
 from osteoprint.ct.reading import read_scan
 from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError
+from osteoprint.fingerprint.batches import PictureSource, Stored
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     PairPose,
@@ -26,9 +27,17 @@ from osteoprint.fingerprint.samples import (
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
 from osteoprint.reconstruct.reconstruction import Method
-from osteoprint.study.training_films import affordable, frame_for, make_training_films
+from osteoprint.study.fresh_films import FreshFilms
+from osteoprint.study.training_films import (
+    TrainingFilms,
+    affordable,
+    frame_for,
+    make_training_films,
+)
 from osteoprint.xray.standard import StandardFrame
 
+# Films of each bone, to see which other bone is nearest.
+_LOOKED_AT = 10
 # What a study calls while it works: (what it does, done, of how many).
 Progress = Callable[[str, float, float], None]
 
@@ -185,13 +194,19 @@ def train_on(
     if len(bones) < 2:
         raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
     begun = time.monotonic()
-    settings = affordable(bones, frame, settings, films_folder)
-    films = make_training_films(bones, frame, settings, progress, folder=films_folder)
+    films: FreshFilms | TrainingFilms
+    source: PictureSource
+    if settings.fresh:
+        films = source = FreshFilms(bones, frame, settings)
+    else:
+        settings = affordable(bones, frame, settings, films_folder)
+        made = make_training_films(bones, frame, settings, progress, folder=films_folder)
+        films, source = made, Stored(made.pictures)
     if settings.minutes is not None:
         left = settings.minutes - (time.monotonic() - begun) / 60
         settings = replace(settings, minutes=max(left, 0.2 * settings.minutes))
     model = train(
-        films.pictures,
+        source,
         [b.record.id for b in bones],
         frame,
         settings,
@@ -202,7 +217,9 @@ def train_on(
     progress("Training", 1, 1)
     own = films.originals
     people = np.array([b.record.individual for b in bones])
-    figures = _nearest_other(model, films.pictures[own], films.rms_mm[np.ix_(own, own)], people)
+    figures = _nearest_other(
+        model, source.some(own, _LOOKED_AT), films.rms_mm[np.ix_(own, own)], people
+    )
     model.card.figures.update(figures)
     return model
 

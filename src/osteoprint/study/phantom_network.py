@@ -42,7 +42,7 @@ PHANTOM_TRAINING = TrainingSettings(
     variants_per_bone=18,
     poses_per_variant=10,
     bones_per_batch=24,
-    steps=4000,
+    steps=3000,
     mirror=True,
     accelerator="cpu",
 )

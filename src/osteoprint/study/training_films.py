@@ -67,8 +67,16 @@ class TrainingFilms:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Some variants of one bone, to be made by one task."""
+class Part:
+    """Some variants of one bone, to be made by one task.
+
+    Attributes
+    ----------
+    bone, first, count : which bone, and which of its variants; 0 is the bone itself.
+    limits_mm : between which lengths variants lie.
+    frame, presets, pairs : the scale, the manner and the number of the films of each.
+    seed : of everything drawn.
+    """
 
     bone: int
     first: int
@@ -166,13 +174,8 @@ def make_training_films(
     The result does not depend on the number of processes. Raises FilmError where a bone
     cannot be seen on its own plain films.
     """
-    variants = variants_of(settings, len(bones))
-    parts = [
-        _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first))
-        for bone in range(len(bones))
-        for first in range(0, variants, _CHUNK)
-    ]
-    pairs = len(bones) * variants * settings.poses_per_variant
+    parts = parts_of(bones, frame, settings)
+    pairs = sum(part.count * part.pairs for part in parts)
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         place.mkdir(parents=True, exist_ok=True)
@@ -190,7 +193,19 @@ def make_training_films(
         workers.run(_take_part, tasks, one_done)
         pictures = np.concatenate([np.load(file, allow_pickle=False) for file in files])
     which = np.repeat([p.bone for p in parts], [p.count for p in parts])
-    return TrainingFilms(pictures, _rms_mm(bones, parts), which)
+    return TrainingFilms(pictures, rms_between(bones, parts), which)
+
+
+def parts_of(
+    bones: Sequence[StudyBone], frame: StandardFrame, settings: TrainingSettings
+) -> list[Part]:
+    """All that there is to be made, a bone after the other."""
+    variants = variants_of(settings, len(bones))
+    return [
+        _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first))
+        for bone in range(len(bones))
+        for first in range(0, variants, _CHUNK)
+    ]
 
 
 def _part(
@@ -200,18 +215,18 @@ def _part(
     bone: int,
     first: int,
     count: int,
-) -> _Part:
+) -> Part:
     lengths = [b.record.length_mm for b in bones]
     limits = (_SHORTER * min(lengths), _LONGER * max(lengths))
     pairs = settings.poses_per_variant
-    return _Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
+    return Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
 
 
 def _processes(pairs: int) -> int:
     return cores() if pairs > _FEW else 1
 
 
-def _take_part(bone: SampleBone, part: _Part, path: str) -> None:
+def _take_part(bone: SampleBone, part: Part, path: str) -> None:
     """Write (count, pairs, 2, rows, columns) uint8 pictures; the file appears whole."""
     numbers = range(part.first, part.first + part.count)
     out = np.stack([_films_of(bone, part, number) for number in numbers])
@@ -222,7 +237,7 @@ def _take_part(bone: SampleBone, part: _Part, path: str) -> None:
     partial.replace(target)
 
 
-def _films_of(bone: SampleBone, part: _Part, number: int) -> NDArray[np.uint8]:
+def _films_of(bone: SampleBone, part: Part, number: int) -> NDArray[np.uint8]:
     """(pairs, 2, rows, columns) of one variant."""
     rng = part.draws(number)
     variation = part.variation(number, bone.frame.length_mm, rng)
@@ -235,7 +250,7 @@ def _films_of(bone: SampleBone, part: _Part, number: int) -> NDArray[np.uint8]:
     return out
 
 
-def _rms_mm(bones: Sequence[StudyBone], parts: Sequence[_Part]) -> NDArray[np.float64]:
+def rms_between(bones: Sequence[StudyBone], parts: Sequence[Part]) -> NDArray[np.float64]:
     """(v, v) between all variants of all parts, in their order."""
     which, changes = [], []
     for part in parts:
@@ -247,7 +262,7 @@ def _rms_mm(bones: Sequence[StudyBone], parts: Sequence[_Part]) -> NDArray[np.fl
     return resemblance.rms_mm(np.array(which), changes)
 
 
-def _key(bone: StudyBone, part: _Part) -> str:
+def _key(bone: StudyBone, part: Part) -> str:
     """A name for what a part makes: all that it depends on."""
     record = bone.record
     scan = (record.volume_sha256, record.bone_to_world.tolist(), record.side, record.length_mm)

@@ -1,0 +1,120 @@
+"""The pictures of each step of a training: P bones, K views of each."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from osteoprint.fingerprint.samples import from_bytes, vary
+
+if TYPE_CHECKING:
+    from osteoprint.fingerprint.training import TrainingSettings
+
+Pictures = NDArray[np.uint8]
+
+
+class PictureSource(Protocol):
+    """Where the pictures of a training come from: there before it, or made for every step."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether to ask for a step's pictures while the step before is still learnt from."""
+
+    def __len__(self) -> int:
+        """How many bones there are."""
+
+    def take(self, bones: NDArray[np.int64], rng: np.random.Generator) -> Pictures:
+        """(n, 2, rows, columns), see ``samples.to_bytes``: a view, drawn, of each of (n,) bones."""
+
+    def some(self, bones: NDArray[np.int64], views: int) -> Pictures:
+        """(n, up to `views`, 2, rows, columns) of (n,) bones, the same ones every time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Pictures that are there: (bones, poses, 2, rows, columns)."""
+
+    pictures: Pictures
+    slow = False
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, bones: NDArray[np.int64], rng: np.random.Generator) -> Pictures:
+        """See :class:`PictureSource`."""
+        return self.pictures[bones, rng.integers(0, self.pictures.shape[1], len(bones))]
+
+    def some(self, bones: NDArray[np.int64], views: int) -> Pictures:
+        """See :class:`PictureSource`."""
+        return self.pictures[bones, :views]
+
+
+class Batches:
+    """The pictures of each step.
+
+    Where shapes are known, half of the bones are near neighbours of the other half: what is
+    easily told apart teaches little.
+
+    Parameters
+    ----------
+    source : of the pictures.
+    settings : as in ``training.train``.
+    rms_mm : (bones, bones), or None.
+    kinds : (bones,) only bones of one kind are shown together; None: all are of one.
+    rank : which of several devices this is.
+    """
+
+    def __init__(
+        self,
+        source: PictureSource,
+        settings: TrainingSettings,
+        rms_mm: NDArray[np.float64] | None,
+        kinds: NDArray[np.int64] | None,
+        rank: int,
+    ) -> None:
+        self._source, self._settings, self._rank = source, settings, rank
+        labels = np.zeros(len(source), np.int64) if kinds is None else kinds
+        self._members = [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
+        self._near = None
+        if settings.neighbours and rms_mm is not None:
+            apart = np.where(labels[:, None] == labels[None, :], rms_mm, np.inf)
+            np.fill_diagonal(apart, np.inf)
+            fewest = min(len(members) for members in self._members) - 1
+            count = min(settings.neighbours, fewest)
+            self._near = np.argsort(apart, axis=1, kind="stable")[:, :count]
+        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self._hand = ThreadPoolExecutor(1) if source.slow else None
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone."""
+        if self._hand is None:
+            return self._made(step)
+        ready = self._ahead
+        made = ready[1].result() if ready and ready[0] == step else self._made(step)
+        if step + 1 < self._settings.steps:
+            self._ahead = step + 1, self._hand.submit(self._made, step + 1)
+        return made
+
+    def _made(self, step: int) -> tuple[Tensor, Tensor]:
+        of = self._settings
+        rng = np.random.default_rng([of.seed, step, self._rank] if self._rank else [of.seed, step])
+        members = self._members[int(rng.integers(len(self._members)))]
+        count = min(of.bones_per_batch, len(members))
+        if self._near is None:
+            bones = rng.choice(members, count, replace=False)
+        else:
+            some = rng.choice(members, (count + 1) // 2, replace=False)
+            beside = self._near[some, rng.integers(0, self._near.shape[1], len(some))]
+            bones = np.unique(np.concatenate([some, beside]))
+        labels = np.repeat(bones, of.views_per_bone)
+        images = torch.from_numpy(from_bytes(self._source.take(labels, rng)))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        if of.mirror and rng.random() < 0.5:
+            images = images.flip(3)
+        return vary(images, generator), torch.from_numpy(labels)
