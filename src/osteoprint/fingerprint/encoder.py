@@ -165,15 +165,16 @@ class LocalContrast(nn.Module):
     """
 
     reach = 1 / 50
-    # Of the picture's own greatest spread: below it there is nothing but noise.
-    floor = 0.15
+    # Of the picture's own mean spread: below it there is nothing but noise. The greatest would let
+    # one end that is burnt out hide all the rest.
+    floor = 0.4
 
     def forward(self, x: Tensor) -> Tensor:
         """Local contrast of each channel by itself."""
         sigma = self.reach * x.shape[2]
         rest = x - _gaussian(x, sigma)
         spread = _gaussian(rest * rest, 2 * sigma).clamp_min(0.0).sqrt()
-        least = self.floor * spread.amax(dim=(2, 3), keepdim=True)
+        least = self.floor * spread.mean(dim=(2, 3), keepdim=True)
         return rest / (spread + least + 1e-6)
 
 

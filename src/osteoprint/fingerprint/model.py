@@ -22,7 +22,7 @@ from osteoprint.fingerprint.encoder import Encoder, Network
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
-CARD_FORMAT = 2
+CARD_FORMAT = 3
 
 
 @dataclass

@@ -18,7 +18,7 @@ from osteoprint.xray.camera import Geometry, Pose
 from osteoprint.xray.projector import TracedVolume, prepare
 from osteoprint.xray.protocol import take_pair
 from osteoprint.xray.radiograph import Radiograph
-from osteoprint.xray.standard import StandardFrame, standard_picture
+from osteoprint.xray.standard import StandardFrame, drawn_out, place, standard_picture
 
 MAX_TURN_DEG = 21.0
 # So far each film is off by itself, without telling.
@@ -121,17 +121,21 @@ def pair_pictures(
     films: tuple[Radiograph, Radiograph],
     picture: StandardFrame,
     sources: tuple[str, str] = ("AP film", "ML film"),
-    stretches: tuple[float, float] = (1.0, 1.0),
+    stretches: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """(2, rows, columns) float32 standard pictures of an AP and an ML film.
 
-    ``stretches`` draw the bone out along itself where it lay slanted. Raises FilmError where
-    a film shows no bone.
+    ``stretches`` draw the bone out along itself where it lay slanted; when left out, the films'
+    own lengths say how far. Raises FilmError where a film shows no bone.
     """
+    places = [place(film, source) for film, source in zip(films, sources, strict=True)]
+    if stretches is None:
+        stretches = drawn_out(places[0].length_mm, places[1].length_mm)
+    seen = [replace(film, placement=at) for film, at in zip(films, places, strict=True)]
     return np.stack(
         [
             standard_picture(film, picture, source, stretch)
-            for film, source, stretch in zip(films, sources, stretches, strict=True)
+            for film, source, stretch in zip(seen, sources, stretches, strict=True)
         ]
     )
 

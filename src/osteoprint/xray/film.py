@@ -26,7 +26,8 @@ from osteoprint.xray.film_marker import Marker, find_marker
 from osteoprint.xray.film_polarity import FoundPolarity, Polarity, air_level, find_polarity
 from osteoprint.xray.film_scale import Scale, film_scale
 from osteoprint.xray.film_stored import Sidecar, Stored, read_stored
-from osteoprint.xray.radiograph import Radiograph
+from osteoprint.xray.radiograph import Placement, Radiograph
+from osteoprint.xray.standard import place_shape
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -128,7 +129,7 @@ def examine_film(path: Path, view: View | None, *, marker_mm: float | None = Non
     notes += _doubts(bone, facts, scale)
     radiograph = Radiograph(
         clean, scale.geometry, seen, Side(facts.body_side) if facts.body_side else None,
-        scale.source,
+        scale.source, _placement(path, bone, scale, whole.shape),
     )  # fmt: skip
     return Film(
         radiograph, whole, scale.camera, stored, replace(field, inside=inside), polarity,
@@ -282,6 +283,19 @@ def _bone(
         clean = np.where(_enlarged(grown, factor, whole.shape), np.maximum(rest, 0.0), 0.0)
         return over_air, bone, clean.astype(np.float32)
     return over_air, bone, over_air if touched else whole
+
+
+def _placement(
+    path: Path, bone: FoundBone | None, scale: Scale, shape: tuple[int, ...]
+) -> Placement | None:
+    """Where a bone lies that was found in tissue: what is left of the tissue blurs its ends."""
+    if bone is None or bone.tissue is None or scale.camera is not None:
+        return None
+    factor = round(shape[0] / bone.mask.shape[0])
+    row_mm, column_mm = scale.geometry.spacing_at_bone_mm
+    found = place_shape(bone.mask, (row_mm * factor, column_mm * factor), str(path))
+    row, column = ((at + 0.5) * factor - 0.5 for at in found.centre)
+    return replace(found, centre=(row, column))
 
 
 def _stretched(level: Floats, factor: int, shape: tuple[int, ...]) -> Floats:

@@ -14,12 +14,11 @@ from pathlib import Path
 from osteoprint.errors import FilmError
 from osteoprint.frames import View
 from osteoprint.xray.film import Film, examine_film
-from osteoprint.xray.standard import place
+from osteoprint.xray.standard import drawn_out, place
 
 # Two films of one bone differ by the angles it lay at: 6 % occur in practice (Cavojska et
-# al.), a fifth does not. A bone that lies straight differs too, by up to 2 %: its bow and its
-# ends lie nearer to the film in one view than in the other.
-DOUBTFUL, IMPOSSIBLE = 0.03, 0.2
+# al.), a fifth does not.
+IMPOSSIBLE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +83,8 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
     warnings = [
         f"{path.name} {w}" for path, f in zip((ap, ml), films, strict=True) for w in f.warnings
     ]
-    stretches = (1.0, 1.0)
-    if mismatch > DOUBTFUL:
-        stretches = (longer / first, longer / second)
+    stretches = (1.0, 1.0) if partly else drawn_out(first, second)
+    if stretches != (1.0, 1.0):
         warnings.append(
             f"the bone is {first:.0f} mm long in AP and {second:.0f} mm in ML: the shorter film "
             f"is drawn out by {mismatch:.1%}, as if the bone had lain slanted"

@@ -20,6 +20,20 @@ from osteoprint.xray.projector import TracedVolume, path_lengths
 from osteoprint.xray.spectrum import Beam, attenuation
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where the bone lies on a film: centre (row, column) in pixels, in-plane turn, height.
+
+    ``turn_deg`` is how far the bone's long axis is turned from the film's columns,
+    positive when its lower end points right; ``length_mm`` is its extent along that axis
+    at the bone's plane.
+    """
+
+    centre: tuple[float, float]
+    turn_deg: float
+    length_mm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Radiograph:
     """An X-ray image with what is known of how it was taken.
@@ -32,6 +46,8 @@ class Radiograph:
     view : AP or ML.
     side : side of the body, None where unknown.
     scale_source : where the millimetres come from, in words.
+    placement : where its bone lies, where that was found by more than brightness; None: it is
+        found when it is asked for, see :func:`osteoprint.xray.standard.place`.
     """
 
     image: NDArray[np.float32]
@@ -39,6 +55,7 @@ class Radiograph:
     view: View
     side: Side | None
     scale_source: str
+    placement: Placement | None = None
 
 
 def line_integrals(

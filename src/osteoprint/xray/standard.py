@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from osteoprint.errors import FilmError
-from osteoprint.xray.radiograph import Radiograph
+from osteoprint.xray.radiograph import Placement, Radiograph
 
 # A pixel belongs to the bone where it stands out of the background by this share of the
 # image's range; low enough for the thin ends, high enough for a film's noise.
 _FOREGROUND_SHARE = 0.12
+# A bone that lies straight is not equally long in two views either, by up to 2 %: its bow and its
+# ends lie nearer to the film in one of them. What differs by more lay slanted.
+_SLANTED = 0.03
 # A standard picture is so much higher than the longest bone it is made for.
 FRAME_ROOM = 1.15
 
@@ -44,20 +47,6 @@ class StandardFrame:
         return cls(rows, rows // 3, FRAME_ROOM * longest_mm / rows)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where the bone lies on a film: centre (row, column) in pixels, in-plane turn, height.
-
-    ``turn_deg`` is how far the bone's long axis is turned from the film's columns,
-    positive when its lower end points right; ``length_mm`` is its extent along that axis
-    at the bone's plane.
-    """
-
-    centre: tuple[float, float]
-    turn_deg: float
-    length_mm: float
-
-
 def foreground(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(rows, columns) bool: the bone on a film without soft tissue.
 
@@ -77,11 +66,28 @@ def place(radiograph: Radiograph, source: str = "film") -> Placement:
 
     Raises FilmError (naming ``source``) where no elongated bright shape is found.
     """
+    if radiograph.placement is not None:
+        return radiograph.placement
     try:
         mask = foreground(radiograph.image)
     except ValueError as error:
         raise FilmError(source, str(error), "check the film's polarity and exposure") from None
-    row_mm, column_mm = radiograph.geometry.spacing_at_bone_mm
+    return place_shape(mask, radiograph.geometry.spacing_at_bone_mm, source)
+
+
+def place_shape(
+    mask: NDArray[np.bool_], spacing_mm: tuple[float, float], source: str = "film"
+) -> Placement:
+    """The same of a bone's outline.
+
+    Parameters
+    ----------
+    mask : (rows, columns) bool, the bone.
+    spacing_mm : of its rows and columns, in the plane of the bone's middle.
+
+    Raises FilmError (naming ``source``) where it is empty or not elongated.
+    """
+    row_mm, column_mm = spacing_mm
     r, c = np.nonzero(mask)
     if r.size < 20:
         raise FilmError(source, "shows no bone", "check the film's polarity and crop")
@@ -105,6 +111,17 @@ def place(radiograph: Radiograph, source: str = "film") -> Placement:
         float(np.rad2deg(np.arctan2(right, down))),
         float(high - low),
     )
+
+
+def drawn_out(ap_mm: float, ml_mm: float) -> tuple[float, float]:
+    """By which factors an AP and an ML film are drawn out along a bone seen so long on each.
+
+    The shorter one as far as the longer, where it lay slanted; else 1 and 1.
+    """
+    longer = max(ap_mm, ml_mm)
+    if 1.0 - min(ap_mm, ml_mm) / longer <= _SLANTED:
+        return 1.0, 1.0
+    return longer / ap_mm, longer / ml_mm
 
 
 def standard_picture(
