@@ -107,7 +107,7 @@ def train(
     ] = None,
     step_count: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps; by default 1200, of phantoms 3000."),
+        typer.Option("--steps", min=1, help="Number of steps; by default 1600, of phantoms 3000."),
     ] = None,
     variants: Annotated[
         int | None,
@@ -117,7 +117,7 @@ def train(
             "phantoms 18.",
         ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 10,
+    pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 12,
     fresh: Annotated[
         bool,
         typer.Option(

@@ -80,10 +80,10 @@ class TrainingSettings:
     neighbours: int = 11
     mirror: bool = False
     variants_per_bone: int | None = None
-    poses_per_variant: int = 10
+    poses_per_variant: int = 12
     presets: tuple[str, ...] = ("ideal", "ideal", "clinic", "clinic", "clinic")
     fresh: bool = False
-    steps: int = 1200
+    steps: int = 1600
     minutes: float | None = None
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 2e-3

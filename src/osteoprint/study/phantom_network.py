@@ -40,7 +40,7 @@ PHANTOM_TRAINING = TrainingSettings(
     network=Network(contrast=True, reductions=(384, 256)),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=18,
-    poses_per_variant=10,
+    poses_per_variant=12,
     bones_per_batch=24,
     steps=3000,
     mirror=True,
