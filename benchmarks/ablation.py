@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import time
 
+import torch
+
 from identification_scene import KNOWN, Row, row, study_bones
-from osteoprint.study.ablation import BASE, SCALES, cases, run_ablation
+from osteoprint.study.ablation import BASE, SCALES, Line, cases, run_ablation
 from osteoprint.study.ablation_page import table
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import real_femora
@@ -36,10 +38,22 @@ def main() -> None:
     if asked.only:
         only = [c.name for c in cases(scale) if c.name.startswith(tuple(asked.only))]
     begun = time.perf_counter()
-    lines = run_ablation(
+
+    def keep(lines: list[Line]) -> None:
+        seconds = (time.perf_counter() - begun) / len(lines)
+        name = "ablation" if asked.scale == "small" else "ablation-full"
+        command = f"python benchmarks/ablation.py --scale {asked.scale} --seeds {asked.seeds}"
+        scaled = f"24 known and 5 unseen femora; {scale.name}; on {device(asked.accelerator)}"
+        write_result(name, command, 0, scaled, rows_of(lines, seconds))
+
+    run_ablation(
         study_bones(bones, 0, frame), scale, unseen=tuple(b.name for b in bones[KNOWN:]),
         seeds=range(asked.seeds), accelerator=asked.accelerator, progress=progress, only=only,
+        keep=keep,
     )  # fmt: skip
+
+
+def rows_of(lines: list[Line], seconds: float) -> list[Row]:
     rows: list[Row] = []
     for line in table(lines):
         more = {"n": line["seeds"], "spread": round(line["spread"], 3)}
@@ -54,11 +68,14 @@ def main() -> None:
             row(f"{name}: triplet accuracy, bones never seen", line["unseen"], "%"),
             row(f"{name}: pairs of bones never seen told right", line["pairs"], "%"),
         ]  # fmt: skip
-    seconds = (time.perf_counter() - begun) / len(lines)
     rows.append(row("time a network, films shared among all", seconds / 60, "min", n=len(lines)))
-    name = "ablation" if asked.scale == "small" else "ablation-full"
-    command = f"python benchmarks/ablation.py --scale {asked.scale} --seeds {asked.seeds}"
-    write_result(name, command, 0, f"24 known and 5 unseen femora; {scale.name}", rows)
+    return rows
+
+
+def device(accelerator: str) -> str:
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "CPU"
+    return str(torch.cuda.get_device_name())
 
 
 if __name__ == "__main__":

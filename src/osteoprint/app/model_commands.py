@@ -107,7 +107,7 @@ def train(
     ] = None,
     step_count: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps; by default 1600, of phantoms 3000."),
+        typer.Option("--steps", min=1, help="Number of steps; by default 1600, of phantoms 4000."),
     ] = None,
     variants: Annotated[
         int | None,

@@ -8,7 +8,7 @@ and fewer steps than the paper had; which one was used stands on the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,17 +19,21 @@ from numpy.typing import NDArray
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.losses import triplet_accuracy
 from osteoprint.fingerprint.model import Model
-from osteoprint.fingerprint.samples import random_pose, render_set
+from osteoprint.fingerprint.samples import PairPose, SampleBone, random_pose, render_set
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.shape.resemblance import Resemblance
 from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
+from osteoprint.study.workers import cores, open_workers
 from osteoprint.xray.standard import StandardFrame
 
 # The paper's split of the films of known bones: a fifth is kept from the training.
 _VALIDATION = 0.2
 # Films of each bone that are compared; more only repeat what these say.
 _JUDGED = 24
+# Fewer films than this are taken before other processes have started.
+_FEW = 600
+_Task = tuple[SampleBone, Sequence[PairPose], StandardFrame]
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ def run_ablation(
     only: Sequence[str] | None = None,
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
     progress: Progress = quiet,
+    keep: Callable[[list[Line]], None] | None = None,
 ) -> list[Line]:
     """Train and judge every case.
 
@@ -179,6 +184,7 @@ def run_ablation(
     unseen : bones kept from all networks, see :func:`osteoprint.study.experiment.split`.
     seeds : every case is done with each of them.
     only : names of the cases to do; all when left out.
+    keep : called with all lines so far as each is done.
 
     Raises BankError where the bones cannot be split.
     """
@@ -195,6 +201,8 @@ def run_ablation(
             films = _as_asked(taken[case.proportions], case)
             lines.append(_line(case, seed, films, rms_mm, frame, scale, accelerator))
             progress("Training networks", len(lines), len(chosen) * len(seeds))
+            if keep:
+                keep(lines)
     return lines
 
 
@@ -210,15 +218,36 @@ def _films(
     sets = []
     for group, key, count in ((known, 0, scale.films), (held, 1, _JUDGED)):
         rng = np.random.default_rng([0, 6, key])
-        shown = []
-        for index, bone in enumerate(group):
+        tasks = []
+        for bone in group:
             poses = [random_pose(rng) for _ in range(count)]
             own = StandardFrame.for_length(bone.record.length_mm, frame.rows)
-            scaled = frame if case.proportions == "real" else own
-            shown.append(render_set([bone.sample], [poses], scaled)[0])
-            progress("Taking X-rays", index + 1, len(group))
-        sets.append(np.stack(shown))
+            tasks.append((bone.sample, poses, frame if case.proportions == "real" else own))
+        sets.append(_taken(tasks, progress))
     return _Films(*sets)
+
+
+def _taken(tasks: Sequence[_Task], progress: Progress) -> NDArray[np.uint8]:
+    """(bones, films, 2, rows, columns) of one task a bone, on all cores where it is worth it."""
+    shown: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(tasks)
+    left = len(tasks)
+
+    def one_done(index: int, pictures: NDArray[np.uint8]) -> None:
+        nonlocal left
+        shown[index], left = pictures, left - 1
+        progress("Taking X-rays", len(tasks) - left, len(tasks))
+
+    pairs = sum(len(poses) for _, poses, _ in tasks)
+    with open_workers(cores() if pairs > _FEW else 1) as workers:
+        workers.run(_films_of, tasks, one_done)
+    return np.stack(shown)
+
+
+def _films_of(
+    bone: SampleBone, poses: Sequence[PairPose], frame: StandardFrame
+) -> NDArray[np.uint8]:
+    """(films, 2, rows, columns) plain pictures of a bone."""
+    return np.asarray(render_set([bone], [poses], frame)[0])
 
 
 def _as_asked(films: _Films, case: Case) -> _Films:

@@ -42,9 +42,9 @@ PHANTOM_TRAINING = TrainingSettings(
     variants_per_bone=18,
     poses_per_variant=12,
     bones_per_batch=24,
-    steps=3000,
+    steps=4000,
     mirror=True,
-    accelerator="cpu",
+    accelerator="auto",
 )
 
 
