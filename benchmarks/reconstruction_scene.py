@@ -25,7 +25,7 @@ from osteoprint.xray.film import write_film
 from osteoprint.xray.film_pair import FilmPair, examine_pair
 from osteoprint.xray.materials import BODY
 from osteoprint.xray.presets import expose_preset
-from osteoprint.xray.projector import prepare
+from osteoprint.xray.projector import TracedVolume, prepare
 from record import ROOT, real_bones
 
 # What was registered once is kept here, beside the results but out of the repository.
@@ -92,6 +92,11 @@ def scan(bone: Bone, *, soft_mm: float | None, seed: int) -> Volume:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=2)
+def _traced(bone: Bone, soft_mm: float | None, seed: int) -> TracedVolume:
+    return prepare(scan(bone, soft_mm=soft_mm, seed=seed), BODY)
+
+
 def films(
     bone: Bone,
     preset: str,
@@ -118,7 +123,7 @@ def films(
     """
     soft = None if preset == "ideal" else SOFT_MM
     inside = seed if scan_seed is None else scan_seed
-    traced = prepare(scan(bone, soft_mm=soft, seed=inside), BODY)
+    traced = _traced(bone, soft, inside)
     size = bone.frame.length_mm / USUAL_MM
     pixel = FILM_MM * min(size, 1.0)
     with tempfile.TemporaryDirectory() as folder:

@@ -68,6 +68,7 @@ class Batches:
     rms_mm : (bones, bones), or None.
     kinds : (bones,) only bones of one kind are shown together; None: all are of one.
     rank : which of several devices this is.
+    device : where the pictures are wanted, and changed.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class Batches:
         rms_mm: NDArray[np.float64] | None,
         kinds: NDArray[np.int64] | None,
         rank: int,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._source, self._settings, self._rank = source, settings, rank
+        self._source, self._settings, self._rank, self._device = source, settings, rank, device
         labels = np.zeros(len(source), np.int64) if kinds is None else kinds
         self._members = [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
         self._near = None
@@ -113,7 +115,7 @@ class Batches:
             beside = self._near[some, rng.integers(0, self._near.shape[1], len(some))]
             bones = np.unique(np.concatenate([some, beside]))
         labels = np.repeat(bones, of.views_per_bone)
-        images = torch.from_numpy(from_bytes(self._source.take(labels, rng)))
+        images = torch.from_numpy(from_bytes(self._source.take(labels, rng))).to(self._device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         if of.mirror and rng.random() < 0.5:
             images = images.flip(3)

@@ -169,21 +169,33 @@ def from_bytes(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return pictures.astype(np.float32) / np.float32(170.0)
 
 
+def _noise(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers like ``image``; on a card they are drawn there, which is what takes time."""
+    if image.device.type == "cpu":
+        return torch.randn(image.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    own = torch.Generator(image.device).manual_seed(seed)
+    return torch.randn(image.shape, generator=own, device=image.device)
+
+
 def vary(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """(n, 2, rows, columns) pictures as other films would show them.
 
     Each picture on its own: turned by up to 2 degrees and shifted by up to 1.5 pixels
     (the bone is found only so well), gamma, brightness and noise. Size is never changed.
+    ``generator`` is the CPU's; they are changed where they are, and on a card their noise is
+    another one than on the CPU.
     """
     n, views, rows, columns = pictures.shape
     flat = pictures.reshape(n * views, 1, rows, columns)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(len(flat), *shape, generator=generator)
+        drawn = torch.rand(len(flat), *shape, generator=generator)
+        return low + (high - low) * drawn.to(flat.device)
 
     angle = torch.deg2rad(uniform(-2.0, 2.0))
     cos, sin = torch.cos(angle), torch.sin(angle)
-    shift = uniform(-3.0, 3.0, 2) / torch.tensor([columns, rows])
+    shift = uniform(-3.0, 3.0, 2) / torch.tensor([columns, rows], device=flat.device)
     # Normalised coordinates run over -1...1 on both axes, so a turn needs the aspect ratio.
     ratio = rows / columns
     theta = torch.stack(
@@ -192,5 +204,5 @@ def vary(pictures: Tensor, generator: torch.Generator) -> Tensor:
     grid = functional.affine_grid(theta, list(flat.shape), align_corners=False)
     image = functional.grid_sample(flat, grid, align_corners=False)
     image = uniform(0.85, 1.15, 1, 1, 1) * image.clamp_min(1e-6) ** uniform(0.7, 1.4, 1, 1, 1)
-    image = image + uniform(0.0, 0.03, 1, 1, 1) * torch.randn(image.shape, generator=generator)
+    image = image + uniform(0.0, 0.03, 1, 1, 1) * _noise(image, generator)
     return image.clamp(0.0, 1.5).reshape(pictures.shape)

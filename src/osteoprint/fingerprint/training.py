@@ -150,7 +150,7 @@ def train(
     encoder = encoder.to(memory_format=torch.channels_last)
     shared, optimising = fabric.setup(encoder, optimiser)
     criterion = _Criterion(settings, rms_mm, fabric.device)
-    batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank)
+    batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank, fabric.device)
     started, done, loss_value = time.monotonic(), first, float("nan")
     shared.train()
     for step in range(first, settings.steps):
@@ -162,7 +162,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = group["full_lr"] * _schedule(share)
         batch, labels = batches(step)
-        embeddings = shared(batch.to(fabric.device, memory_format=torch.channels_last))
+        embeddings = shared(batch.to(memory_format=torch.channels_last))
         loss = criterion(
             _gathered(fabric, embeddings), _gathered(fabric, labels.to(fabric.device)), step
         )

@@ -355,7 +355,8 @@ def write_film(
 
     top = full_scale or float(radiograph.image.max()) or 1.0
     stored = np.clip(radiograph.image / top * 65535.0 + 0.5, 0, 65535).astype(np.uint16)
-    Image.fromarray(stored).save(path)
+    # Hard packing makes the file a little smaller and takes longer than the X-ray itself.
+    Image.fromarray(stored).save(path, compress_level=1)
     geometry = radiograph.geometry
     cone = bool(np.isfinite(geometry.sdd_mm))
     facts = Sidecar(
