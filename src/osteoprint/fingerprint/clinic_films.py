@@ -26,6 +26,7 @@ from osteoprint.fingerprint.samples import (
 from osteoprint.frames import View
 from osteoprint.xray.camera import Geometry, Pose, view_camera
 from osteoprint.xray.exposure import develop
+from osteoprint.xray.film_outline import outlined
 from osteoprint.xray.film_polarity import air_level
 from osteoprint.xray.film_tissue import tissue_around
 from osteoprint.xray.presets import draw, preset
@@ -125,6 +126,7 @@ def _read(
     whole = np.ones(image.shape, bool)
     over = np.asarray(image - np.float32(air_level(image, whole)), np.float32)
     found = _found(seen, length / geometry.spacing_at_bone_mm[0], rng)
+    found = outlined(over, found, whole)
     tissue = tissue_around(over, found, whole)
     around = binary_dilation(found, iterations=max(2, round(_EDGE * max(image.shape))))
     rest = np.where(around, np.maximum(np.maximum(over, 0.0) - tissue, 0.0), 0.0)

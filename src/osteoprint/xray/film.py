@@ -218,7 +218,7 @@ def _polarity_by_bone(small: Floats, field: ExposedField) -> FoundPolarity | Non
     polarities: tuple[Polarity, Polarity] = ("bone_bright", "bone_dark")
     for polarity in polarities:
         image = small if polarity == "bone_bright" else small.max() - small
-        found = find_bone(image, field.inside, air_level(image, field.inside))
+        found = find_bone(image, field.inside, air_level(image, field.inside), closely=False)
         # Around a bare bone there is air, which would have told.
         sure[polarity] = 0.0 if found is None or found.tissue is None else found.sure
     best = max(polarities, key=lambda polarity: sure[polarity])

@@ -11,6 +11,7 @@ from skimage.measure import perimeter
 from skimage.morphology import disk
 
 from osteoprint.xray.film_finder import bone_probability
+from osteoprint.xray.film_outline import outlined
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
 Bools = NDArray[np.bool_]
@@ -75,7 +76,9 @@ class FoundBone:
         return replace(self, centre=(row, column), size=size)
 
 
-def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
+def find_bone(
+    image: Floats, inside: Bools, air: float, *, closely: bool = True
+) -> FoundBone | None:
     """The long bone on a film; None where nothing elongated is seen.
 
     Parameters
@@ -84,6 +87,7 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
         letters.
     inside : (rows, columns) bool, the exposed field.
     air : the grey where the beam met nothing.
+    closely : to the pixel; else, in tissue, as the network sees it, which is quicker.
     """
     smooth = ndimage.median_filter(image, 3) - air
     top = float(np.percentile(smooth[inside], 99.5))
@@ -99,8 +103,9 @@ def find_bone(image: Floats, inside: Bools, air: float) -> FoundBone | None:
     if much_more or _soft(smooth, body, rough):
         if likely is None:
             return None
-        mask = likely
-        tissue = tissue_around(image - np.float32(air), mask, inside)
+        over = image - np.float32(air)
+        mask = outlined(over, likely, inside) if closely else likely
+        tissue = tissue_around(over, mask, inside)
     turn = _shaft_deg(mask, _axis_deg(mask))
     down, right = _directions(turn)
     r, c = np.nonzero(mask)
