@@ -1,10 +1,12 @@
-"""What soft tissue adds where the bone lies: carried under it from what is seen beside it."""
+"""Soft tissue beneath a bone, and the outline of what stands out of it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from osteoprint.xray.film_outline import outlined
 from osteoprint.xray.film_tissue import tissue_around
 
 ROWS, COLUMNS = 700, 300
@@ -61,3 +63,36 @@ def test_a_bone_with_nothing_around_it_is_left_as_it_is() -> None:
     mask, inside = np.ones(film.shape, bool), np.zeros(film.shape, bool)
     inside[40:160, 30:90] = True
     assert not tissue_around(film, mask, inside).any()
+
+
+def test_the_outline_is_drawn_to_the_pixel_from_one_that_lies_about_right() -> None:
+    mask, whole = bone(), np.ones((ROWS, COLUMNS), bool)
+    rng = np.random.default_rng(1)
+    film = limb() + np.where(mask, 0.5, 0.0) + 0.005 * rng.normal(size=mask.shape)
+    row, column = np.mgrid[:ROWS, :COLUMNS]
+    # Too far out everywhere, and further at one end.
+    lump = (row > 630) & (row < 648) & (np.abs(column - 150) < 12)
+    found = ndimage.binary_dilation(mask, iterations=4) | lump
+    seen = outlined(film.astype(np.float32), found, whole)
+    assert not (mask & ~seen).any()
+    assert not (seen & ~ndimage.binary_dilation(mask, iterations=2)).any()
+    for end in (0, -1):
+        truth, drawn = (np.flatnonzero(m.any(axis=1))[end] for m in (mask, seen))
+        assert abs(int(truth) - int(drawn)) <= 1
+
+
+def test_where_a_film_is_burnt_out_the_outline_stays_as_it_was_found() -> None:
+    mask, whole = bone(), np.ones((ROWS, COLUMNS), bool)
+    film = limb() + np.where(mask, 0.5, 0.0)
+    burnt = np.zeros(mask.shape, bool)
+    burnt[:200] = True
+    film = np.where(burnt, 1.0, np.minimum(film, 1.6) / 1.7).astype(np.float32)
+    found = ndimage.binary_dilation(mask, iterations=4)
+    seen = outlined(film, found, whole)
+    assert not (found & ~seen)[:195].any()
+    assert not (seen & ~ndimage.binary_dilation(mask, iterations=2))[210:].any()
+
+
+def test_a_film_that_shows_nothing_where_bone_was_found_keeps_what_was_found() -> None:
+    found, whole = bone(), np.ones((ROWS, COLUMNS), bool)
+    assert np.array_equal(outlined(np.zeros(found.shape, np.float32), found, whole), found)

@@ -22,7 +22,8 @@ from osteoprint.fingerprint.encoder import Encoder, Network
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
-CARD_FORMAT = 3
+# Raised when films are read another way, too: a network knows only what it was shown.
+CARD_FORMAT = 4
 
 
 @dataclass
