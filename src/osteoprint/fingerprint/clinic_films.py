@@ -9,11 +9,19 @@ places. What is then taken off is worked out as it is for real films.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, label
+from scipy.ndimage import (
+    binary_dilation,
+    distance_transform_edt,
+    gaussian_filter,
+    gaussian_filter1d,
+    label,
+    maximum_filter1d,
+)
 
 from osteoprint.errors import FilmError
 from osteoprint.fingerprint.samples import (
@@ -43,6 +51,8 @@ _ROOM = (1.08, 1.10)
 _SHOWS = 0.002
 # Soft tissue on either side of the bone, and half the bone, as parts of its length.
 _SOFT, _HALF_BONE = (0.06, 0.16), 0.07
+# A limb reaches so far beyond its bone on either side, as a part of the bone's length.
+_SKIN = 0.03
 # A limb that ends round does so this far beyond the bone and over so much, as parts of the bone's
 # length; and this part of all ends is round.
 _GAP, _CAP, _ROUND = (0.05, 0.3), (0.05, 0.2), 0.5
@@ -149,9 +159,26 @@ def _limb(seen: Bools, geometry: Geometry, length: float, rng: np.random.Generat
     half = np.maximum(half, 0.02 * length) * _ends(along, rng)
     shift, lean, bend = rng.uniform(-1.0, 1.0, 3) * [0.03, 0.08, 0.15]
     off = across - (shift + lean * along + bend * along**2) * length
+    half = np.maximum(half, _least_half(np.abs(off[seen]), along[seen], length)(along))
     depth = 2.0 * half * rng.uniform(0.8, 1.2)
     inside = np.maximum(1.0 - (off / np.maximum(half, 1e-3 * length)) ** 2, 0.0)
     return np.asarray(depth * np.sqrt(inside), np.float32)
+
+
+def _least_half(
+    off: Floats, along: Floats, length: float
+) -> Callable[[Floats], NDArray[np.float64]]:
+    """How wide a limb is at least, mm, `along` its bone: skin lies over bone, not beside it.
+
+    `off` and `along` are of the pixels that show bone.
+    """
+    edges = np.linspace(-0.7, 0.7, 57)
+    middles = (edges[1:] + edges[:-1]) / 2
+    widest = np.zeros(len(middles))
+    np.maximum.at(widest, np.clip(np.digitize(along, edges) - 1, 0, len(middles) - 1), off)
+    widest = np.where(widest > 0, widest + _SKIN * length, 0.0)
+    smooth = gaussian_filter1d(maximum_filter1d(widest, 7), 1.5)
+    return lambda at: np.interp(at, middles, smooth)
 
 
 def _ends(along: Floats, rng: np.random.Generator) -> Floats:
