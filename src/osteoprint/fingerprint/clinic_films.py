@@ -4,7 +4,7 @@ A film of a limb is searched for its bone, and what soft tissue adds is taken of
 compared (see :mod:`osteoprint.xray.film`). To show a network a hundred thousand such films,
 both the limb and the search are stood in for: the limb by an ellipse across the bone, tapering
 and bent along it; the bone that was found by where the bone truly is, a pixel more or less at
-places. What is then taken off is worked out as it is for real films.
+places. Its outline and what is then taken off are worked out as they are for real films.
 """
 
 from __future__ import annotations

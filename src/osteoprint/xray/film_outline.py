@@ -3,7 +3,8 @@
 The network that finds a bone knows where it is, not to the pixel where it ends: its outline lies
 2 mm too far out, and at a joint 2 mm more or less. With that outline the tissue beneath the bone
 can be told from what is beside it, and what stands out of the tissue tells the outline: on
-artificial films of ten real femora 0.3 mm too far out at an end, 0.3 mm more or less.
+artificial films of ten real femora its upper end lies 0.1 mm too far in and its lower end 0.5 mm
+too far out, 0.2 and 0.3 mm more or less.
 """
 
 from __future__ import annotations
