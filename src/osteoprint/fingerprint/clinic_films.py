@@ -9,7 +9,6 @@ places. Its outline and what is then taken off are worked out as they are for re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,6 @@ from scipy.ndimage import (
     distance_transform_edt,
     gaussian_filter,
     gaussian_filter1d,
-    label,
     maximum_filter1d,
 )
 
@@ -35,6 +33,7 @@ from osteoprint.frames import View
 from osteoprint.xray.camera import Geometry, Pose, view_camera
 from osteoprint.xray.exposure import develop
 from osteoprint.xray.film_outline import outlined
+from osteoprint.xray.film_parts import largest_part
 from osteoprint.xray.film_polarity import air_level
 from osteoprint.xray.film_tissue import tissue_around
 from osteoprint.xray.presets import draw, preset
@@ -159,26 +158,25 @@ def _limb(seen: Bools, geometry: Geometry, length: float, rng: np.random.Generat
     half = np.maximum(half, 0.02 * length) * _ends(along, rng)
     shift, lean, bend = rng.uniform(-1.0, 1.0, 3) * [0.03, 0.08, 0.15]
     off = across - (shift + lean * along + bend * along**2) * length
-    half = np.maximum(half, _least_half(np.abs(off[seen]), along[seen], length)(along))
+    half = np.maximum(half, _least_half(np.abs(off), along, seen, length))
     depth = 2.0 * half * rng.uniform(0.8, 1.2)
     inside = np.maximum(1.0 - (off / np.maximum(half, 1e-3 * length)) ** 2, 0.0)
     return np.asarray(depth * np.sqrt(inside), np.float32)
 
 
-def _least_half(
-    off: Floats, along: Floats, length: float
-) -> Callable[[Floats], NDArray[np.float64]]:
-    """How wide a limb is at least, mm, `along` its bone: skin lies over bone, not beside it.
+def _least_half(off: Floats, along: Floats, seen: Bools, length: float) -> NDArray[np.float64]:
+    """(rows, columns) mm that a limb reaches to either side at least, `along` its bone.
 
-    `off` and `along` are of the pixels that show bone.
+    Skin lies over bone, not beside it: no bone that is `seen` lies further `off` the middle.
     """
     edges = np.linspace(-0.7, 0.7, 57)
     middles = (edges[1:] + edges[:-1]) / 2
     widest = np.zeros(len(middles))
-    np.maximum.at(widest, np.clip(np.digitize(along, edges) - 1, 0, len(middles) - 1), off)
+    step = np.clip(np.digitize(along[seen], edges) - 1, 0, len(middles) - 1)
+    np.maximum.at(widest, step, off[seen])
     widest = np.where(widest > 0, widest + _SKIN * length, 0.0)
     smooth = gaussian_filter1d(maximum_filter1d(widest, 7), 1.5)
-    return lambda at: np.interp(at, middles, smooth)
+    return np.asarray(np.interp(along, middles, smooth))
 
 
 def _ends(along: Floats, rng: np.random.Generator) -> Floats:
@@ -204,7 +202,4 @@ def _found(seen: Bools, length_px: float, rng: np.random.Generator) -> Bools:
     uneven = gaussian_filter(rng.normal(size=seen.shape), 0.02 * length_px)
     uneven *= rng.uniform(0.0, _UNEVEN) * length_px / max(float(uneven.std()), 1e-9)
     found = np.asarray(away + uneven <= rng.uniform(*_TOO_FAR) * length_px + 0.5)
-    labels, count = label(found)
-    if count > 1:
-        found = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    return found if found.any() else seen
+    return largest_part(found) if found.any() else seen

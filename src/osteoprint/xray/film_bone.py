@@ -12,6 +12,7 @@ from skimage.morphology import disk
 
 from osteoprint.xray.film_finder import bone_probability
 from osteoprint.xray.film_outline import outlined
+from osteoprint.xray.film_parts import largest_part
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
 Bools = NDArray[np.bool_]
@@ -167,14 +168,10 @@ def _directions(turn_deg: float) -> tuple[tuple[float, float], tuple[float, floa
 
 def _largest(mask: Bools) -> Bools | None:
     """The largest thing, its holes filled."""
-    opened = ndimage.binary_opening(mask, iterations=1)
-    labels, count = ndimage.label(opened)
-    if count == 0:
+    largest = largest_part(ndimage.binary_opening(mask, iterations=1))
+    if largest.sum() < 60:
         return None
-    sizes = np.bincount(labels.ravel())[1:]
-    if sizes.max() < 60:
-        return None
-    return np.asarray(ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes))))
+    return np.asarray(ndimage.binary_fill_holes(largest))
 
 
 def _axis_deg(mask: Bools) -> float:

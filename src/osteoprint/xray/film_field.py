@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from osteoprint.xray.film_parts import largest_part
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
@@ -142,11 +144,7 @@ def _without_outside(level: Floats, within: _Within, grey: float, spread: float)
     if not 0.004 < share < 0.9:
         return None
     rest = _opened(before & ~outside, 2)
-    labels, count = ndimage.label(rest)
-    if count == 0:
-        return None
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    inside = ndimage.binary_fill_holes(labels == largest)
+    inside = ndimage.binary_fill_holes(largest_part(rest))
     if inside.sum() < 0.08 * level.size:
         return None
     return np.asarray(inside)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import disk
 
+from osteoprint.xray.film_parts import largest_part
 from osteoprint.xray.film_tissue import tissue_around
 
 Bools = NDArray[np.bool_]
@@ -52,14 +53,7 @@ def outlined(over: Floats, found: Bools, inside: Bools) -> Bools:
         level = _STANDS_OUT * float(np.percentile(rest[bone], _BRIGHT))
         near = ndimage.binary_dilation(bone, iterations=beyond) & inside
         seen = ndimage.binary_opening((rest > level) & near, spur) | kept
-        bone = _largest_part(ndimage.binary_fill_holes(seen))
+        bone = largest_part(ndimage.binary_fill_holes(seen))
         if not bone.any():
             return found
     return bone
-
-
-def _largest_part(mask: Bools) -> Bools:
-    labels, count = ndimage.label(mask)
-    if count <= 1:
-        return mask
-    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])))
