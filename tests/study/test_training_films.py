@@ -72,7 +72,7 @@ def test_what_was_made_is_not_made_again(
 
 def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:
     many = dataclasses.replace(SETTINGS, variants_per_bone=None, poses_per_variant=10)
-    assert variants_of(many, 2) == 192
+    assert variants_of(many, 2) == 256
     assert affordable(bones, FRAME, many) is many
     short = dataclasses.replace(many, minutes=0.05)
     fewer = affordable(bones, FRAME, short, tmp_path)
@@ -81,4 +81,4 @@ def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], 
     # What was decided stays decided.
     assert affordable(bones, FRAME, short, tmp_path) == fewer
     long = dataclasses.replace(many, minutes=1000.0)
-    assert affordable(bones, FRAME, long).variants_per_bone == 192
+    assert affordable(bones, FRAME, long).variants_per_bone == 256

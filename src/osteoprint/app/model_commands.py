@@ -107,13 +107,13 @@ def train(
     ] = None,
     step_count: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps; by default 1600, of phantoms 4000."),
+        typer.Option("--steps", min=1, help="Number of steps; by default 2200, of phantoms 4000."),
     ] = None,
     variants: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of each bone, itself included; by default as many as make 384 altogether, of "
+            help="Of each bone, itself included; by default as many as make 512 altogether, of "
             "phantoms 18.",
         ),
     ] = None,

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 # Longer bones are thicker too, by less (allometry), with a spread of their own.
 _ALLOMETRY, _THICKNESS = 0.6, 0.04
 # A bone is made longer or shorter by no more than this (its logarithm).
-_LONGER = 0.1
+_LONGER = 0.12
 # Anteversion of the femur has a standard deviation of 7 to 10 degrees between people.
 _TWIST_DEG = 6.0
 # Waves: so many, none shorter than this part of the length; what they move points by, RMS, as a

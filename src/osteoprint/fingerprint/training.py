@@ -52,7 +52,7 @@ class TrainingSettings:
     mirror : half of the steps show left bones as right ones, and the other way round.
     variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
         their own: two dozen bones alone do not show a network what "a little longer" looks like.
-        None: as many as make 384 of all bones, and at least two.
+        None: as many as make 512 of all bones, and at least two.
     poses_per_variant : how many pairs of films there are of each.
     presets : how films are taken (see :mod:`osteoprint.xray.presets`), one after the other.
     fresh : no film is shown twice: every view is taken when it is asked for, instead of
@@ -83,7 +83,7 @@ class TrainingSettings:
     poses_per_variant: int = 12
     presets: tuple[str, ...] = ("ideal", "ideal", "clinic", "clinic", "clinic")
     fresh: bool = False
-    steps: int = 1600
+    steps: int = 2200
     minutes: float | None = None
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 2e-3
