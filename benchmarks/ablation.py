@@ -36,12 +36,13 @@ def main() -> None:
 
     only = None
     if asked.only:
-        only = [c.name for c in cases(scale) if c.name.startswith(tuple(asked.only))]
+        only = [c.name for c in cases(scale) if c is BASE or c.name.startswith(tuple(asked.only))]
     begun = time.perf_counter()
 
     def keep(lines: list[Line]) -> None:
         seconds = (time.perf_counter() - begun) / len(lines)
         name = "ablation" if asked.scale == "small" else "ablation-full"
+        name += "-part" if asked.only else ""
         command = f"python benchmarks/ablation.py --scale {asked.scale} --seeds {asked.seeds}"
         scaled = f"24 known and 5 unseen femora; {scale.name}; on {device(asked.accelerator)}"
         write_result(name, command, 0, scaled, rows_of(lines, seconds))

@@ -101,13 +101,13 @@ def ideal_rows(scene: Scene) -> Iterator[Row]:
     embedding_s = time.perf_counter() - begun
     vectors, whose = flat(prints)
     begun = time.perf_counter()
-    for window in WINDOWS:
-        told = separated(window, vectors, whose, views * len(bones), 0.1)
+    answers = [separated(each, vectors, whose, views * len(bones), 0.1) for each in WINDOWS]
+    seconds = time.perf_counter() - begun
+    for window, told in zip(WINDOWS, answers, strict=True):
         name = f"pairs, ideal, unseen bones, {window.name}"
         more = {"n": told.genuine + told.impostor, "paper": window.paper}
         yield row(name, told.accuracy, "share", threshold=told.threshold, **more)
         yield row(f"{name}, balanced", told.balanced, "share", **more)
-    seconds = time.perf_counter() - begun
     yield row("all six windows of all pairs", seconds, "s", n=len(vectors))
     yield row("fingerprints a second", len(vectors) / embedding_s, "pairs/s", n=len(vectors))
     # k-NN at turns that were not enrolled.

@@ -128,7 +128,8 @@ def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame) -> np.nda
         except OsteoprintError as error:
             print(f"{bone.name}: {error}", flush=True)
             continue
-        out.append(to_bytes(shown))
+        # The network was shown right bones; a left one's pictures are a right one's mirrored.
+        out.append(to_bytes(shown[:, :, ::-1] if bone.mirrored else shown))
         if len(out) == PAIRS:
             return np.stack(out)
     raise RuntimeError(f"{bone.name}: too few films could be read")

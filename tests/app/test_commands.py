@@ -18,6 +18,7 @@ from osteoprint.ct.parametric import sample_bone
 from osteoprint.ct.surface import read_surface
 from osteoprint.frames import Side
 from osteoprint.reconstruct.output import write_surface
+from osteoprint.study.demo import make_phantoms
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,13 @@ def test_of_several_sources_the_good_ones_are_kept_and_the_bad_ones_named(capsys
     assert len(answer["failed"]) == 1
     assert captured.err.count("\n") == 1
     assert "bad.ply" in captured.err
+
+
+def test_enrolling_one_bone_gives_no_threshold_and_says_so(world, capsys, tmp_path):
+    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
+        make_phantoms(bank, ["alone"], 3, size="cat")
+    asked = ["enrol", "--bank", tmp_path / "bank", "--model", world / "model.safetensors"]
+    answer = ask(capsys, *asked)
+    assert (answer["enrolled"], answer["threshold"]) == (1, None)
+    assert run([*map(str, asked)]) == 0
+    assert "one bone alone gives no threshold" in capsys.readouterr().out

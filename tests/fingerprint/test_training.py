@@ -67,6 +67,14 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(pictures, tmp_pat
     assert not checkpoint.exists()
 
 
+def test_a_damaged_checkpoint_is_refused(pictures, tmp_path):
+    checkpoint = tmp_path / "run.checkpoint"
+    checkpoint.write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="is damaged"):
+        train(pictures, ["a", "b", "c"], FRAME, SETTINGS, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == b"no tensors"
+
+
 def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.checkpoint"
     monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))

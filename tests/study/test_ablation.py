@@ -69,6 +69,16 @@ def test_the_page_and_the_json_say_the_same(lines: list, tmp_path: Path) -> None
     assert changes[BASE.name] == 0.0
 
 
+def test_one_bone_alone_cannot_be_told_from_others(tmp_path: Path) -> None:
+    bones = [make_bone(index) for index in range(4)]
+    alone = run_ablation(bones, TINY, unseen=("cat 3",), only=SOME[:2], accelerator="cpu")
+    assert [(line.unseen, line.pairs) for line in alone] == [(None, None)] * 2
+    values = write_ablation(tmp_path, alone, TINY, (3, 1), "One")
+    assert json.loads((tmp_path / "ablation.json").read_text()) == values
+    assert "<td>–</td><td>–</td>" in (tmp_path / "ablation.html").read_text()
+    assert "nan" not in (tmp_path / "ablation.json").read_text().lower()
+
+
 def test_a_file_is_no_folder(lines: list, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match="is a file"):

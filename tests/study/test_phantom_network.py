@@ -61,6 +61,13 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
         make_phantoms(bank, ["c"], 3, size="cat")
         again = enrol_bank(bank, path, loaded)
         assert (again["model"], len(bank.models())) == (first["model"], 1)
+        # Made with the same settings, but not the same: fingerprints of the two never mix.
+        other = load_model(path)
+        with torch.no_grad():
+            next(other.encoder.parameters()).add_(0.1)
+        changed = enrol_bank(bank, path, other)
+        assert changed["model"] != first["model"]
+        assert (changed["enrolled"], len(bank.models())) == (3, 2)
 
 
 def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(

@@ -204,8 +204,14 @@ def enrol(
         result = enrol_bank(opened, model, loaded, progress)
     lines = [
         f"{result['enrolled']} bones enrolled with model {result['model']}",
-        f"threshold {result['threshold']:.4f}, equal error rate {result['equal_error_rate']:.2%} "
-        "on views between the enrolled ones",
+        *(
+            []
+            if result["threshold"] is None
+            else [
+                f"threshold {result['threshold']:.4f}, equal error rate "
+                f"{result['equal_error_rate']:.2%} on views between the enrolled ones"
+            ]
+        ),
         *(f"warning: {w}" for w in result["warnings"]),
     ]
     answer(json.loads(json.dumps(result)), lines, as_json=as_json)

@@ -42,7 +42,9 @@ def study(
     minutes: Annotated[
         float | None, typer.Option(min=0.05, help="Time for films and training.")
     ] = None,
-    step_count: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 1200,
+    step_count: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps; by default 2200.")
+    ] = None,
     preset: Annotated[
         str, typer.Option(help="How films for rebuilding are taken: ideal, clinic, bad day.")
     ] = "ideal",
@@ -73,7 +75,9 @@ def study(
     from osteoprint.xray import presets
 
     network = Network(backbone, contrast=True)
-    training = TrainingSettings(network, loss=loss, minutes=minutes, steps=step_count, seed=seed)
+    training = TrainingSettings(
+        network, loss=loss, minutes=minutes, steps=step_count or TrainingSettings.steps, seed=seed
+    )
     check_network(network)
     try:
         presets.preset(preset)
@@ -105,7 +109,7 @@ def _ablation(
     """Train a network for every line of the ablation, and write the table."""
     from osteoprint.bank.store import Bank
     from osteoprint.study.ablation import SCALES, run_ablation
-    from osteoprint.study.ablation_page import write_ablation
+    from osteoprint.study.ablation_page import said, write_ablation
     from osteoprint.study.experiment import load_bones, split
 
     with steps() as progress, Bank.open(bank) as opened:
@@ -115,12 +119,12 @@ def _ablation(
         lines = run_ablation(bones, SCALES[scale], unseen=unseen, seeds=seeds, progress=progress)
         title = f"Ablation on {Path(bank).name}"
         values = write_ablation(out, lines, SCALES[scale], (len(known), len(held)), title)
-    said = [
-        f"{row['case']}: {row['validation']:.1f} % known, {row['unseen']:.1f} % unseen"
+    lines_said = [
+        f"{row['case']}: {row['validation']:.1f} % known, {said(row['unseen'], 1)} % unseen"
         for row in values["table"]
     ]
     values["report"] = str(out / "ablation.html")
-    answer(values, [f"scale: {values['scale']}", *said, values["report"]], as_json=as_json)
+    answer(values, [f"scale: {values['scale']}", *lines_said, values["report"]], as_json=as_json)
 
 
 def demo(
@@ -154,7 +158,8 @@ def doctor(as_json: JsonOption = False) -> None:
     wanted = [
         *("numpy", "scipy", "numba", "torch", "torchvision", "timm"),
         *("safetensors", "sklearn", "skimage", "pydicom", "gdcm", "SimpleITK", "trimesh", "igl"),
-        *("xraydb", "sqlalchemy", "pydantic", "typer", "rich", "matplotlib"),
+        *("xraydb", "spekpy", "sqlalchemy", "pydantic", "typer", "rich", "matplotlib", "PIL"),
+        *("lightning_fabric", "pytorch_metric_learning", "captum", "threadpoolctl"),
     ]
     versions: dict[str, Any] = {}
     missing = []

@@ -290,17 +290,22 @@ class _Run:
         """Load the checkpoint if there is one; returns the step to go on with."""
         if self.path is None or not self.path.is_file():
             return 0
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(self.path, "pt") as file:
-            metadata = file.metadata() or {}
+        try:
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata() or {}
+            state = load_file(self.path)
+        except SafetensorError:
+            raise ModelError(
+                self.path, "is damaged", "delete it, or train without --resume"
+            ) from None
         if metadata.get("signature") != self.signature:
             raise ModelError(
                 self.path,
                 "is a checkpoint of other settings or bones",
                 "delete it, or train without --resume",
             )
-        state = load_file(self.path)
         weights = {k[8:]: v for k, v in state.items() if k.startswith("weights.")}
         self.encoder.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}

@@ -141,15 +141,16 @@ class Line:
     ----------
     case, seed : what was done.
     validation : triplet accuracy on other films of the bones it was trained on.
-    unseen : triplet accuracy on bones it was not trained on.
-    pairs : share of all pairs of films of unseen bones told right at the best threshold.
+    unseen : triplet accuracy on bones it was not trained on; None of one bone alone, which cannot
+        be told from any other.
+    pairs : share of all pairs of films of unseen bones told right at the best threshold; or None.
     """
 
     case: Case
     seed: int
     validation: float
-    unseen: float
-    pairs: float
+    unseen: float | None
+    pairs: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -288,8 +289,9 @@ def _line(
         settings,
         rms_mm=rms_mm[:bones, :bones],
     )
-    validation = _judged(model, films.known[:, order[:held]], settings)[0]
-    unseen, pairs = _judged(model, films.unseen, settings)
+    validation, _ = _judged(model, films.known[:, order[:held]], settings)
+    several = len(films.unseen) > 1
+    unseen, pairs = _judged(model, films.unseen, settings) if several else (None, None)
     return Line(case, seed, validation, unseen, pairs)
 
 

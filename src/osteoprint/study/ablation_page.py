@@ -57,7 +57,7 @@ def write_ablation(
         "table": table(lines),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(folder / "ablation.json", text.encode())
     write_whole(folder / "ablation.html", _page(values).encode())
     return values
@@ -66,21 +66,32 @@ def write_ablation(
 def table(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """One row a case: means over its seeds, in percent, and what they differ from the base by."""
     rows: list[dict[str, Any]] = []
-    base: dict[str, float] = {}
+    base: float | None = None
     for name in dict.fromkeys(line.case.name for line in lines):
         own = [line for line in lines if line.case.name == name]
-        means = {
-            key: 100.0 * float(np.mean([getattr(line, key) for line in own]))
-            for key in ("validation", "unseen", "pairs")
-        }
-        base = means if name == BASE.name else base
+        validation = 100.0 * float(np.mean([line.validation for line in own]))
+        base = validation if name == BASE.name else base
         spread = 100.0 * float(np.ptp([line.validation for line in own]))
         rows.append(
-            {"case": name, "note": own[0].case.note, "paper": own[0].case.paper, **means,
+            {"case": name, "note": own[0].case.note, "paper": own[0].case.paper,
+             "validation": validation,
+             "unseen": _percent([line.unseen for line in own]),
+             "pairs": _percent([line.pairs for line in own]),
              "seeds": len(own), "spread": spread,
-             "change": None if not base else means["validation"] - base["validation"]}
+             "change": None if base is None else validation - base}
         )  # fmt: skip
     return rows
+
+
+def _percent(shares: Sequence[float | None]) -> float | None:
+    """Their mean; None where there is none."""
+    known = [share for share in shares if share is not None]
+    return 100.0 * float(np.mean(known)) if known else None
+
+
+def said(percent: float | None, digits: int) -> str:
+    """A figure as it is shown; a dash for none."""
+    return "–" if percent is None else f"{percent:.{digits}f}"
 
 
 def ablation_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -95,8 +106,8 @@ def ablation_table(lines: Sequence[dict[str, Any]]) -> str:
         rows.append(
             f"<tr{' class=base' if is_base else ''}><th scope=row>{escape(row['case'])}{note}</th>"
             f"<td>{'99.9' if is_base else paper}</td><td>{row['validation']:.1f}</td>"
-            f"<td>{change}</td><td>{bar}</td><td>{row['unseen']:.1f}</td>"
-            f"<td>{row['pairs']:.2f}</td></tr>"
+            f"<td>{change}</td><td>{bar}</td><td>{said(row['unseen'], 1)}</td>"
+            f"<td>{said(row['pairs'], 2)}</td></tr>"
         )
     seeds = max((row["seeds"] for row in lines), default=1)
     spread = max((row["spread"] for row in lines), default=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import tempfile
@@ -76,6 +77,14 @@ def _added(bank: Bank, path: Path, model: Model) -> ModelRecord:
     return bank.add_model(path, card, dimension=model.card.network.dimension)[0]
 
 
+def _sha256_of(model: Model) -> str:
+    """Of the weights as the bank keeps them: equal settings alone do not make equal networks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(model, path, half=True)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _at_the_banks_scale(
     bank: Bank, model: Model, records: list[BoneRecord]
 ) -> tuple[ModelRecord, Model]:
@@ -83,10 +92,14 @@ def _at_the_banks_scale(
     lengths = [r.length_mm for r in records]
     for held in reversed(bank.models()):
         values = {k: v for k, v in held.card.items() if k != "weights_sha256"}
-        card = ModelCard.from_json(values, str(held.path))
+        try:
+            card = ModelCard.from_json(values, str(held.path))
+        except ModelError:
+            continue  # of an earlier version: of no use here, and no obstacle
         same = (card.network, card.settings, card.trained_on) == (
             model.card.network, model.card.settings, model.card.trained_on,
         )  # fmt: skip
+        same = same and _sha256_of(Model(model.encoder, card)) == held.sha256
         if same and max(lengths) <= card.frame.rows * card.frame.spacing_mm / FRAME_ROOM:
             scaled = Model(model.encoder, card)
             _check_size(held.path, scaled, records)
