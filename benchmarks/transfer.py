@@ -1,6 +1,6 @@
 """Transfer learning: four networks of the literature name bones, each in eight ways.
 
-    python benchmarks/transfer.py [--steps 60] [--bones 29] [--accelerator auto] [--pretrained]
+    python benchmarks/transfer.py [--steps 60] [--bones 29] [--batch 16] [--pretrained]
 
 As in the paper: a new last layer, alone or with all layers trained, SGD or Adam, at two learning
 rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
@@ -61,6 +61,7 @@ def main() -> None:
     weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
     scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
     command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
+    command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
     write_result("transfer", command, 0, scale, rows)
 
 

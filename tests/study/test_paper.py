@@ -76,7 +76,11 @@ def test_a_split_asks_about_nothing_that_is_enrolled() -> None:
     assert not set(turns[angle]) & set(turns[~angle])
     energy = paper._enrolled(poses, "energy", 0)
     assert not set(energies[energy]) & set(energies[~energy])
-    assert paper._enrolled(poses, "one view", 0).sum() == 1
+    enrolled, asked = paper._split(poses, "one view", 0)
+    assert enrolled.sum() == 1
+    straight = poses[int(np.argmax(enrolled))].ap
+    assert all(pose.ap != straight for pose, yes in zip(poses, asked, strict=True) if yes)
+    assert asked.sum() == len(poses) - len(TINY.energies_kev)
     assert paper._enrolled(poses, "random", 0).mean() == pytest.approx(0.8, abs=0.02)
 
 

@@ -151,6 +151,8 @@ def train(
         raise InputError("--fresh", "is of no use with --phantoms", "give --pairs")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
+    if out.is_dir():
+        raise ModelError(out, "is a folder", "name a file")
     usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
     network = Network(backbone, contrast=True)
     settings = replace(

@@ -35,7 +35,7 @@ class ModelCard:
     network : what it is made of.
     frame : the standard pictures it reads.
     loss : what it was trained for.
-    trained_on : identifiers of the bones it saw, with a hash over their scans.
+    trained_on : identifiers of the bones it saw; a bank's are made from what is in the files.
     settings : every setting of the training.
     figures : what was measured at the end of the training, in words -> value.
     scale : "fixed": ``frame`` is of the size that the training's bones had; "of the bank": the

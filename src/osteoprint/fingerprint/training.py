@@ -136,6 +136,9 @@ def train(
     if settings.loss not in ("shape", "triplet", *OTHER_LOSSES):
         known = ", ".join(("shape", "triplet", *OTHER_LOSSES))
         raise ModelError("--loss", f"knows no {settings.loss!r}", f"use one of {known}")
+    if settings.devices > 1 and settings.neighbours:
+        # Steps have as many bones as they happen to have; all devices need the same number.
+        raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
     fabric = Fabric(
         accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision
     )

@@ -129,7 +129,9 @@ def affordable(
     numbers = _numbers(bones, frame, settings, settings.minutes)
     if note is not None:
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"asked": asked, "settled": numbers}))
+        partial = note.with_suffix(".partial")
+        partial.write_text(json.dumps({"asked": asked, "settled": numbers}))
+        partial.replace(note)
     return replace(settings, variants_per_bone=numbers[0], poses_per_variant=numbers[1])
 
 
@@ -145,7 +147,10 @@ def _numbers(
     _films_of(sample, tried, 1)
     each_s = (time.perf_counter() - begun) / tried.pairs
     wanted = len(bones) * variants * pairs
-    possible = int(_SHARE * 60 * minutes / each_s) * _processes(wanted)
+    alone = int(_SHARE * 60 * minutes / each_s)
+    together = alone * _processes(wanted)
+    # What is few is made by one process.
+    possible = together if together > _FEW else alone
     if possible < len(bones) * pairs:
         variants, pairs = 1, max(2, possible // len(bones))
     elif possible < wanted:
