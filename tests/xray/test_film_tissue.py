@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from osteoprint.xray.film_outline import outlined
+from osteoprint.xray.film_outline import outlined, without_lumps
 from osteoprint.xray.film_tissue import tissue_around
 
 ROWS, COLUMNS = 700, 300
@@ -96,3 +96,25 @@ def test_where_a_film_is_burnt_out_the_outline_stays_as_it_was_found() -> None:
 def test_a_film_that_shows_nothing_where_bone_was_found_keeps_what_was_found() -> None:
     found, whole = bone(), np.ones((ROWS, COLUMNS), bool)
     assert np.array_equal(outlined(np.zeros(found.shape, np.float32), found, whole), found)
+
+
+def test_a_lens_of_tissue_beyond_the_bones_edge_is_taken_off_its_outline() -> None:
+    mask = bone()
+    row, column = np.mgrid[:ROWS, :COLUMNS]
+    low = int(np.flatnonzero(mask.any(axis=1))[-1])
+    middle = float(np.mean(np.flatnonzero(mask[low - 10])))
+    swells = np.exp(-(((row - low - 16) / 16.0) ** 2 + ((column - middle) / 20.0) ** 2) * 1.5)
+    rng = np.random.default_rng(2)
+    film = limb() + np.where(mask, 0.5, 0.0) + 0.3 * swells + 0.005 * rng.normal(size=mask.shape)
+    lens = mask | (swells > 0.3)
+    assert (lens & ~mask)[low + 4 :].sum() > 600
+    seen = without_lumps(film.astype(np.float32), lens)
+    assert not (seen & ~ndimage.binary_dilation(mask, iterations=2)).any()
+    assert (mask & ~seen).sum() < 0.01 * mask.sum()
+
+
+def test_an_outline_that_no_edge_holds_is_left_as_it_is() -> None:
+    mask = bone()
+    smooth = without_lumps(limb().astype(np.float32), mask)
+    assert (mask ^ smooth).sum() < 0.01 * mask.sum()
+    assert np.array_equal(without_lumps(np.zeros(mask.shape, np.float32), mask), mask)

@@ -11,7 +11,7 @@ from skimage.measure import perimeter
 from skimage.morphology import disk
 
 from osteoprint.xray.film_finder import bone_probability
-from osteoprint.xray.film_outline import outlined
+from osteoprint.xray.film_outline import outlined, without_lumps
 from osteoprint.xray.film_parts import largest_part
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
@@ -105,7 +105,7 @@ def find_bone(
         if likely is None:
             return None
         over = image - np.float32(air)
-        mask = outlined(over, likely, inside) if closely else likely
+        mask = without_lumps(over, outlined(over, likely, inside)) if closely else likely
         tissue = tissue_around(over, mask, inside)
     turn = _shaft_deg(mask, _axis_deg(mask))
     down, right = _directions(turn)

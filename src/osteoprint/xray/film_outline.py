@@ -29,6 +29,14 @@ _ROUNDS = 2
 _BEYOND, _SPUR, _CORE = 0.008, 0.004, 0.016
 # A pixel as bright as this share of the brightest is burnt out: it tells nothing.
 _BURNT = 0.995
+# An edge is as steep as this share of what the fainter quarter of a bone's rim is, once the film
+# is taken off that is blurred by so much (share of the longer side). At half as much again, gaps
+# in the edge of a real condyle let everything out.
+_EDGE, _FAINTER, _BLUR = 0.33, 25.0, 0.012
+# Gaps narrower than twice this (share of the longer side) hold as an edge does.
+_GAP = 0.0055
+# More than this share of a bone is no lump on it: its edge is not seen, and all is kept.
+_LUMP = 0.08
 
 
 def outlined(over: Floats, found: Bools, inside: Bools) -> Bools:
@@ -57,3 +65,31 @@ def outlined(over: Floats, found: Bools, inside: Bools) -> Bools:
         if not bone.any():
             return found
     return bone
+
+
+def without_lumps(over: Floats, bone: Bools) -> Bools:
+    """(rows, columns) bool: an outline less what hangs on beyond the bone's own edge.
+
+    Where tissue swells behind a joint, a lens of it can be taken for bone. Tissue fades out at
+    its rim, and where it meets the bone there is an edge: so all that can be reached from
+    outside without crossing one is taken away.
+
+    Parameters
+    ----------
+    over : (rows, columns) grey over air, bone bright.
+    bone : (rows, columns) bool.
+    """
+    size = max(over.shape)
+    gap, spur = max(1, round(_GAP * size)), disk(max(1, round(_SPUR * size)))
+    fine = over - ndimage.gaussian_filter(over, _BLUR * size)
+    steep = ndimage.gaussian_gradient_magnitude(fine, 1.2)
+    rim = ndimage.binary_dilation(bone) & ~ndimage.binary_erosion(bone, iterations=2)
+    least = _EDGE * np.percentile(ndimage.maximum_filter(steep, 5)[rim], _FAINTER)
+    edge = (steep > least) & ndimage.binary_dilation(bone, iterations=2)
+    passable = ndimage.distance_transform_edt(~edge) > gap
+    outside = ~ndimage.binary_dilation(bone, iterations=gap)
+    reached = ndimage.binary_propagation(outside, mask=outside | passable) & passable
+    lump = ndimage.distance_transform_edt(~reached) <= gap
+    rest = ndimage.binary_opening(bone & ~lump, spur)
+    rest = largest_part(ndimage.binary_fill_holes(rest))
+    return rest if rest.sum() > (1.0 - _LUMP) * bone.sum() else bone
