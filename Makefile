@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder bench-identification bench-training bench-ablation bench-transfer bench-correspondence bench-shape-model bench-reconstruction
+.PHONY: demo test lint setup clean bench-whole-way bench-crash bench-hostile bench-distance bench-axes bench-realism bench-registration bench-dataset bench-resume bench-dask bench-xray bench-films bone-finder fingerprint-network bench-out-of-the-box bench-identification bench-training bench-ablation bench-transfer bench-correspondence bench-shape-model bench-reconstruction
 
 setup: $(VENV)/.installed
 
@@ -80,6 +80,13 @@ bench-films: $(VENV)/.installed-dev
 # Makes the network that ships again, from nothing (about half an hour on two cores).
 bone-finder: $(VENV)/.installed
 	$(BIN)/python -m osteoprint.xray.finder_training --out src/osteoprint/xray/film_finder.safetensors
+
+# Makes the fingerprint network that ships again, on phantoms alone (an hour and a half on two cores).
+fingerprint-network: $(VENV)/.installed
+	$(BIN)/osteoprint train --phantoms --resume --out src/osteoprint/fingerprint/shipped.safetensors
+
+bench-out-of-the-box: $(VENV)/.installed
+	$(BIN)/python benchmarks/out_of_the_box.py
 
 # Two hours on two cores; parts: python benchmarks/identification.py --parts train clinic
 bench-identification: $(VENV)/.installed

@@ -89,6 +89,7 @@ class Scene:
             model.card.figures["films s"] = steps["Taking X-rays"]
             model.card.figures["all s"] = time.perf_counter() - begun
         save_model(model, path)
+        checkpoint.unlink(missing_ok=True)
         return model
 
 

@@ -132,7 +132,8 @@ def killed() -> list[Row]:
         while not (hunted / "model.safetensors").is_file():
             process = subprocess.Popen([*command, str(hunted)])
             if kills == KILLS:
-                process.wait()
+                if process.wait():
+                    raise SystemExit("the run that was killed did not go on")
                 continue
             checkpoint = hunted / "run.checkpoint"
             before = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0

@@ -18,7 +18,7 @@ from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.xray.standard import StandardFrame
 
 FRAME = StandardFrame(48, 16, 9.0)
-SETTINGS = TrainingSettings(steps=6, bones_per_batch=3, views_per_bone=2, loss="triplet", seed=5)
+SETTINGS = TrainingSettings(steps=7, bones_per_batch=3, views_per_bone=2, loss="triplet", seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(pictures, tmp_pat
     names, checkpoint = ["a", "b", "c"], tmp_path / "run.checkpoint"
     undisturbed = weights(train(pictures, names, FRAME, SETTINGS))
     monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
-    for killed_at in (2, 4):
+    for killed_at in (2, 1, 1, 1, 1):
         calls = 0
 
         def die(_share, _loss, at=killed_at):
@@ -64,7 +64,24 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(pictures, tmp_pat
         assert checkpoint.is_file()
     resumed = train(pictures, names, FRAME, SETTINGS, checkpoint=checkpoint)
     assert same(weights(resumed), undisturbed)
-    assert not checkpoint.exists()
+    # Whoever is stopped before the model is kept has lost nothing.
+    steps = []
+    again = train(pictures, names, FRAME, SETTINGS, checkpoint=checkpoint,
+                  progress=lambda share, _: steps.append(share))  # fmt: skip
+    assert same(weights(again), undisturbed)
+    assert not steps
+
+
+def test_a_network_can_be_refined_and_says_what_it_was(pictures):
+    names = ["a", "b", "c"]
+    first = train(pictures, names, FRAME, SETTINGS)
+    short = dataclasses.replace(SETTINGS, steps=1, learning_rate=0.0, weight_decay=0.0)
+    refined = train(pictures, ["d", "e", "f"], FRAME, short, start=first)
+    learnt = [k for k, _ in first.encoder.named_parameters()]
+    assert all(torch.equal(weights(refined)[k], weights(first)[k]) for k in learnt)
+    assert refined.card.trained_on == {"bones": ["d", "e", "f"], "before": {"bones": names}}
+    with pytest.raises(ModelError, match="another network"):
+        train(pictures, names, FRAME, dataclasses.replace(short, network=Network()), start=first)
 
 
 def test_a_damaged_checkpoint_is_refused(pictures, tmp_path):
@@ -78,7 +95,6 @@ def test_a_damaged_checkpoint_is_refused(pictures, tmp_path):
 def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.checkpoint"
     monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
-    monkeypatch.setattr(training_module._Run, "finish", lambda self: None)
     train(pictures, ["a", "b", "c"], FRAME, SETTINGS, checkpoint=checkpoint)
     other = dataclasses.replace(SETTINGS, margin=0.3)
     with pytest.raises(ModelError, match="other settings"):

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: osteoprint train --bank mybank --out model.safetensors --minutes 5"
     )(train)
     app.command(epilog="Example: osteoprint onnx model.safetensors --out model.onnx")(onnx)
-    app.command(epilog="Example: osteoprint enrol --bank mybank --model model.safetensors")(enrol)
+    app.command(epilog="Example: osteoprint enrol --bank mybank")(enrol)
 
 
 def render(
@@ -126,6 +126,14 @@ def train(
             "before: for machines of many cores.",
         ),
     ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Begin with the network that comes with the program instead of at random: "
+            "good after a few minutes.",
+        ),
+    ] = False,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
     ] = False,
@@ -137,7 +145,7 @@ def train(
     from osteoprint.bank.store import Bank
     from osteoprint.errors import InputError, ModelError
     from osteoprint.fingerprint.encoder import Network, check_network
-    from osteoprint.fingerprint.model import save_model
+    from osteoprint.fingerprint.model import SHIPPED, load_model, save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
@@ -149,15 +157,25 @@ def train(
         raise InputError("--minutes", "is of no use with --phantoms", "give --steps")
     if phantoms and fresh:
         raise InputError("--fresh", "is of no use with --phantoms", "give --pairs")
+    if refine and (phantoms or pretrained or backbone != "compact"):
+        raise InputError(
+            "--refine", "is of no use with --phantoms, --pretrained or another --backbone",
+            "leave those out",
+        )  # fmt: skip
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
     if out.is_dir():
         raise ModelError(out, "is a folder", "name a file")
     usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
-    network = Network(backbone, contrast=True)
+    start = load_model(SHIPPED) if refine else None
+    network = usual.network
+    if start is not None:
+        network = start.card.network
+    elif backbone != network.backbone:
+        network = Network(backbone, contrast=True)
     settings = replace(
         usual,
-        network=usual.network if backbone == usual.network.backbone else network,
+        network=network,
         loss=loss,
         minutes=minutes,
         steps=step_count or usual.steps,
@@ -167,7 +185,6 @@ def train(
         pretrained=pretrained,
         seed=seed,
     )
-    network = settings.network
     check_network(network, pretrained=pretrained)
     checkpoint, films = out.with_suffix(".checkpoint"), out.with_suffix(".films")
     with steps() as progress, ExitStack() as stack:
@@ -183,9 +200,11 @@ def train(
         else:
             frame = frame_for([b.record.length_mm for b in bones])
             model = train_on(
-                bones, frame, settings, progress, checkpoint=checkpoint, films_folder=films
-            )
+                bones, frame, settings, progress,
+                start=start, checkpoint=checkpoint, films_folder=films,
+            )  # fmt: skip
         save_model(model, out, half=phantoms)
+        checkpoint.unlink(missing_ok=True)
         shutil.rmtree(films, ignore_errors=True)
     lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
     answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)
@@ -193,29 +212,31 @@ def train(
 
 def enrol(
     bank: BankOption,
-    model: Annotated[Path, typer.Option(help="A model made by 'osteoprint train'.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A model made by 'osteoprint train'; by default the one that comes with the "
+            "program, which knows long bones of any size."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put the fingerprints of every bone into the bank, and calibrate what they prove."""
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.model import load_model
+    from osteoprint.fingerprint.model import SHIPPED, load_model
     from osteoprint.study.enrolment import enrol_bank
 
-    loaded = load_model(model)
+    path = model or SHIPPED
+    loaded = load_model(path)
     with steps() as progress, Bank.open(bank, write=True) as opened:
-        result = enrol_bank(opened, model, loaded, progress)
-    lines = [
-        f"{result['enrolled']} bones enrolled with model {result['model']}",
-        *(
-            []
-            if result["threshold"] is None
-            else [
-                f"threshold {result['threshold']:.4f}, equal error rate "
-                f"{result['equal_error_rate']:.2%} on views between the enrolled ones"
-            ]
-        ),
-        *(f"warning: {w}" for w in result["warnings"]),
-    ]
+        result = enrol_bank(opened, path, loaded, progress)
+    lines = [f"{result['enrolled']} bones enrolled with model {result['model']}"]
+    if result["threshold"] is not None:
+        lines.append(
+            f"threshold {result['threshold']:.4f}, equal error rate "
+            f"{result['equal_error_rate']:.2%} on views between the enrolled ones"
+        )
+    lines += [f"warning: {w}" for w in result["warnings"]]
     answer(json.loads(json.dumps(result)), lines, as_json=as_json)
 
 

@@ -24,6 +24,8 @@ from osteoprint.xray.standard import StandardFrame
 
 # Raised when films are read another way, too: a network knows only what it was shown.
 CARD_FORMAT = 4
+# The network that comes with the program: ``train --phantoms`` made it, of no real bone.
+SHIPPED = Path(__file__).with_name("shipped.safetensors")
 
 
 @dataclass
@@ -35,7 +37,8 @@ class ModelCard:
     network : what it is made of.
     frame : the standard pictures it reads.
     loss : what it was trained for.
-    trained_on : identifiers of the bones it saw; a bank's are made from what is in the files.
+    trained_on : "bones": identifiers of those it saw; a bank's are made from what is in the files.
+        "before": the same of the model it began as, where it did not begin at random.
     settings : every setting of the training.
     figures : what was measured at the end of the training, in words -> value.
     scale : "fixed": ``frame`` is of the size that the training's bones had; "of the bank": the

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -107,6 +107,7 @@ def train(
     *,
     rms_mm: NDArray[np.float64] | None = None,
     kinds: NDArray[np.int64] | None = None,
+    start: Model | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -122,12 +123,13 @@ def train(
     rms_mm : (bones, bones) surface RMS, needed by the loss ``shape``.
     kinds : (bones,) which kind of bone each is, where there are several: bones of two kinds
         are never compared.
+    start : begin with the weights of this model, of the same network, instead of at random.
     checkpoint : a file kept up to date while training; training goes on from it if it
-        exists and was made with the same settings and bones.
+        exists and was made with the same settings and bones. It stays, complete, at the end.
     progress : called with (share done, current loss).
 
-    Raises ModelError for fewer than two bones, for ``shape`` without ``rms_mm``, and for a
-    checkpoint of other settings.
+    Raises ModelError for fewer than two bones, for ``shape`` without ``rms_mm``, for a
+    ``start`` of another network, and for a checkpoint of other settings.
     """
     if len(pictures) < 2:
         raise ModelError("training", "needs at least two bones", "ingest more bones")
@@ -145,9 +147,15 @@ def train(
     fabric.launch()
     torch.manual_seed(settings.seed)
     source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
-    encoder = Encoder(settings.network, pretrained=settings.pretrained)
+    trained_on: dict[str, Any] = {"bones": identifiers}
+    encoder = Encoder(settings.network, pretrained=settings.pretrained and start is None)
+    if start is not None:
+        if start.card.network != settings.network:
+            raise ModelError("training", "starts from another network", "train from nothing")
+        encoder.load_state_dict(start.encoder.state_dict())
+        trained_on["before"] = start.card.trained_on
     optimiser = _optimiser(encoder, settings)
-    run = _Run(encoder, optimiser, settings, identifiers, checkpoint)
+    run = _Run(encoder, optimiser, settings, trained_on, checkpoint)
     first = run.resume()
     # A quarter faster on a CPU, and what tensor cores want.
     encoder = encoder.to(memory_format=torch.channels_last)
@@ -183,14 +191,14 @@ def train(
         network=settings.network,
         frame=frame,
         loss=settings.loss,
-        trained_on={"bones": identifiers},
+        trained_on=trained_on,
         settings=json.loads(json.dumps(asdict(settings))),  # as it will be read again
         figures={"steps": float(done)},
     )
     model = Model(encoder, card)
     held = _training_accuracy(model, source, settings)
     card.figures["triplet accuracy on training bones"] = held
-    run.finish()
+    run.save(done)
     return model
 
 
@@ -281,11 +289,11 @@ class _Run:
         encoder: Encoder,
         optimiser: torch.optim.Optimizer,
         settings: TrainingSettings,
-        identifiers: list[str],
+        trained_on: dict[str, Any],
         path: Path | None,
     ) -> None:
         self.encoder, self.optimiser, self.path = encoder, optimiser, path
-        wanted = asdict(settings) | {"minutes": None, "bones": identifiers}
+        wanted = asdict(settings) | {"minutes": None} | trained_on
         self.signature = json.dumps(wanted, sort_keys=True)
         self.saved_at = time.monotonic()
 
@@ -323,7 +331,12 @@ class _Run:
 
     def save_sometimes(self, step: int, seconds: float = 20.0) -> None:
         """Write the checkpoint when the last one is older than ``seconds``."""
-        if self.path is None or time.monotonic() - self.saved_at < seconds:
+        if time.monotonic() - self.saved_at >= seconds:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint, whole or not at all, where one is wanted."""
+        if self.path is None:
             return
         tensors = {f"weights.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
@@ -333,8 +346,3 @@ class _Run:
         save_file(tensors, partial, metadata={"signature": self.signature, "step": str(step)})
         partial.replace(self.path)
         self.saved_at = time.monotonic()
-
-    def finish(self) -> None:
-        """The model is made: the checkpoint has served."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

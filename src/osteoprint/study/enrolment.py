@@ -58,7 +58,7 @@ def enrol_bank(
     else:
         _check_size(path, model, records)
         made_by = _added(bank, path, model)
-    trained = set(made_by.card["trained_on"]["bones"])
+    trained = _seen_by(made_by.card["trained_on"])
     done = bank.enrolled(made_by)
     rng = np.random.default_rng([seed, 3])
     probes: dict[str, NDArray[np.float32]] = {}
@@ -70,6 +70,12 @@ def enrol_bank(
         probes[record.id] = _asked(model, bone, rng)
         progress("Enrolling", index + 1, len(records))
     return _calibrate(bank, made_by, probes, trained=trained)
+
+
+def _seen_by(trained_on: dict[str, Any]) -> set[str]:
+    """Bones that a network was trained on, and before that the one that it began as."""
+    before = trained_on.get("before")
+    return {*trained_on["bones"], *(_seen_by(before) if before else ())}
 
 
 def _added(bank: Bank, path: Path, model: Model) -> ModelRecord:
@@ -143,7 +149,7 @@ def _check_size(path: Path, model: Model, records: list[BoneRecord]) -> None:
         if record.length_mm < 0.2 * height:
             raise ModelError(
                 path,
-                f"was trained for bones about {height / 1.15:.0f} mm long, {record.name} is "
+                f"was trained for bones about {height / FRAME_ROOM:.0f} mm long, {record.name} is "
                 f"{record.length_mm:.0f} mm",
                 "train a model on this bank",
             )

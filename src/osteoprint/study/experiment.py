@@ -183,13 +183,16 @@ def train_on(
     settings: TrainingSettings,
     progress: Progress = quiet,
     *,
+    start: Model | None = None,
     checkpoint: Path | None = None,
     films_folder: Path | None = None,
 ) -> Model:
     """Photograph every bone and its variants, and train the network on them.
 
-    ``checkpoint`` and ``films_folder`` keep what is done, so that it can be gone on with. The
-    card also says how far nearest matches are off: every bone against the nearest other.
+    ``start`` is the model to begin with, if not with random weights. ``checkpoint`` and
+    ``films_folder`` keep what is done, so that it can be gone on with; they stay until whoever
+    named them has kept the model. The card also says how far nearest matches are off: every bone
+    against the nearest other.
     """
     if len(bones) < 2:
         raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
@@ -211,6 +214,7 @@ def train_on(
         frame,
         settings,
         rms_mm=films.rms_mm,
+        start=start,
         checkpoint=checkpoint,
         progress=lambda share, loss: progress(f"Training (loss {loss:.3f})", share, 1.0),
     )

@@ -62,7 +62,7 @@ def train_on_phantoms(
     ----------
     settings : of the films and the training.
     phantoms : how many of each of the ``KINDS``, before they are changed.
-    checkpoint, films_folder : keep what is done, so that it can be gone on with.
+    checkpoint, films_folder : keep what is done, so that it can be gone on with; they stay.
     """
     frame = StandardFrame.for_length(ROOM * _LONGEST_MM)
     pictures, blocks, kinds, names = [], [], [], []

@@ -1,0 +1,132 @@
+"""The network that ships, on real bones: it was trained on the program's own phantoms alone.
+
+    python benchmarks/out_of_the_box.py [--model FILE]
+
+29 femora of ``smir_right_femora``, films of the preset "clinic", each written, read and simulated
+on its own; the scale is that of a bank whose longest bone is the longest of 00-23. And the four
+bones of ``vhf_lower_legs``, by the commands a user types, from a real CT. ``--model`` names
+another network of the kind that ``train --phantoms`` makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from identification import one_view_rows, pair_rows
+from identification_scene import (
+    PAIRS,
+    SEED,
+    Row,
+    Scene,
+    clinic_pictures,
+    embedded,
+    flat,
+    row,
+    study_bones,
+)
+from osteoprint.bank.store import Bank
+from osteoprint.fingerprint.clinic_films import read_pair
+from osteoprint.fingerprint.model import SHIPPED, Model, load_model
+from osteoprint.fingerprint.samples import gallery_poses, random_pose, render_set, to_bytes
+from osteoprint.study.experiment import load_bone
+from osteoprint.study.pairwise import pair_distances
+from osteoprint.study.phantom_network import ROOM
+from osteoprint.xray.standard import StandardFrame
+from record import real_bones, write_result
+from whole_way import osteoprint
+
+
+def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
+    """All 29: of these none was ever shown to the network."""
+    model = unit.at_scale(max(b.frame.length_mm for b in scene.known))
+    shown = np.concatenate([
+        clinic_pictures(scene.known, "known", scene.frame),
+        clinic_pictures(scene.unseen, "unseen", scene.frame),
+    ])  # fmt: skip
+    prints = embedded(model, shown)
+    name = "29 real femora, clinic"
+    yield from one_view_rows(name, prints)
+    yield from pair_rows(name, *pair_distances(*flat(prints)))
+    # As ``enrol`` does it: seven plain views of each bone, the nearest counts.
+    bones = study_bones([*scene.known, *scene.unseen], 0, scene.frame)
+    enrolled = embedded(
+        model, render_set([b.sample for b in bones], [gallery_poses()] * len(bones), scene.frame)
+    )
+    answer = _nearest(prints, enrolled)
+    yield row(f"rank 1, {name}, seven plain views enrolled",
+              (answer == np.arange(len(bones))[:, None]).mean(), "share",
+              n=answer.size)  # fmt: skip
+
+
+def leg_rows(unit: Model) -> Iterator[Row]:
+    """Tibiae and fibulae of both legs of one person, left ones shown as right ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        with tarfile.open(real_bones() / "vhf_lower_legs" / "slices.tar.xz") as archive:
+            archive.extractall(work / "vhf", filter="data")
+        osteoprint("ingest", str(work / "vhf"), "--bank", str(work / "legs"),
+                   "--individual", "vhf", "--repair")  # fmt: skip
+        with Bank.open(work / "legs") as bank:
+            records = sorted(bank.bones(), key=lambda r: r.name)
+            longest = max(r.length_mm for r in records)
+            model, frame = unit.at_scale(longest), StandardFrame.for_length(ROOM * longest)
+            bones = [load_bone(bank, record, frame) for record in records]
+    for kind in ("ideal", "clinic"):
+        rng = np.random.default_rng([SEED, 21])
+        shown = np.stack([
+            np.stack([
+                to_bytes(read_pair(bone.sample, random_pose(rng), frame, kind, rng))
+                for _ in range(PAIRS)
+            ])
+            for bone in bones
+        ])  # fmt: skip
+        prints = embedded(model, shown)
+        name = f"4 lower-leg bones of a real CT, {kind}"
+        yield from one_view_rows(name, prints)
+        yield from pair_rows(name, *pair_distances(*flat(prints)))
+        index = np.arange(len(bones))
+        kinds = np.array([r.bone for r in records])
+        answer = prints.reshape(-1, prints.shape[-1]) @ prints[:, 0].T
+        right_kind = kinds[answer.argmax(axis=1)] == np.repeat(kinds, PAIRS)
+        yield row(f"rank 1 is of the right kind, {name}", right_kind.mean(), "share",
+                  n=right_kind.size)  # fmt: skip
+        enrolled = embedded(
+            model, render_set([b.sample for b in bones], [gallery_poses()] * len(bones), frame)
+        )
+        nearest = _nearest(prints, enrolled)
+        yield row(f"rank 1, {name}, seven plain views enrolled",
+                  (nearest == index[:, None]).mean(), "share", n=nearest.size)  # fmt: skip
+
+
+def _nearest(asked: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
+    """(bones, pairs) the bone whose nearest enrolled fingerprint is nearest."""
+    alike = np.einsum("apd,bvd->apbv", asked, enrolled).max(axis=3)
+    return np.asarray(alike.argmax(axis=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The network that ships, on real bones.")
+    parser.add_argument("--model", type=Path, help="Instead of the one that ships.")
+    asked = parser.parse_args()
+    unit = load_model(asked.model or SHIPPED)
+    rows = []
+    for part in (leg_rows(unit), femur_rows(unit, Scene())):
+        for each in part:
+            rows.append(each)
+            print(json.dumps(each), flush=True)
+    steps = int(unit.card.figures["steps"])
+    write_result(
+        "out_of_the_box", "python benchmarks/out_of_the_box.py", SEED,
+        f"network of phantoms alone, {steps} steps; {PAIRS} pairs of films of each real bone", rows,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
