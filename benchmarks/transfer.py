@@ -16,9 +16,9 @@ import time
 import numpy as np
 
 from identification_scene import Row, row, study_bones
-from osteoprint.fingerprint.classifier import TransferSettings, named, train_namer
+from osteoprint.fingerprint.classifier import named, train_namer
 from osteoprint.fingerprint.samples import from_bytes, random_pose, render_set
-from osteoprint.study.paper import TRANSFER_PAPER
+from osteoprint.study.paper import TRANSFER_PAPER, transfer_ways
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import real_femora
 from record import write_result
@@ -41,23 +41,17 @@ def main() -> None:
     known, held = pictures[:, HELD:], pictures[:, :HELD]
     truth = np.repeat(np.arange(len(bones)), HELD)
     rows: list[Row] = []
-    for backbone, paper in TRANSFER_PAPER.items():
-        for trained in ("head", "all"):
-            for optimiser in ("sgd", "adam"):
-                for rate in (0.01, 0.0001):
-                    settings = TransferSettings(
-                        backbone, trained, optimiser, rate, asked.steps, asked.batch,
-                        asked.pretrained,
-                    )  # fmt: skip
-                    begun = time.perf_counter()
-                    namer = train_namer(known, settings)
-                    answer = named(namer, from_bytes(held.reshape(-1, *held.shape[2:])))
-                    rows.append(
-                        row(f"{backbone}, {trained}, {optimiser}, rate {rate:g}",
-                            (answer == truth).mean(), "share", n=len(truth), paper=paper,
-                            seconds=round(time.perf_counter() - begun, 1))
-                    )  # fmt: skip
-                    print(rows[-1], flush=True)
+    for way in transfer_ways(asked.steps, asked.batch, every=True, pretrained=asked.pretrained):
+        begun = time.perf_counter()
+        namer = train_namer(known, way)
+        answer = named(namer, from_bytes(held.reshape(-1, *held.shape[2:])))
+        rows.append(
+            row(f"{way.backbone}, {way.trained}, {way.optimiser}, rate {way.learning_rate:g}",
+                (answer == truth).mean(), "share", n=len(truth),
+                paper=TRANSFER_PAPER[way.backbone],
+                seconds=round(time.perf_counter() - begun, 1))
+        )  # fmt: skip
+        print(rows[-1], flush=True)
     weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
     scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
     command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"

@@ -535,6 +535,18 @@ def _(here: Path, world: Path) -> list[str]:
     return ["train", "--bank", str(here / "none"), "--out", str(here / "m.safetensors")]
 
 
+@case("an ablation of something else", "--minutes")
+def _(here: Path, world: Path) -> list[str]:
+    return ["study", "ablation", "--bank", str(world / "bank"), "--out", str(here / "a"),
+            "--minutes", "3"]  # fmt: skip
+
+
+@case("refining another network", "--refine")
+def _(here: Path, world: Path) -> list[str]:
+    return ["train", "--bank", str(world / "bank"), "--out", str(here / "m.safetensors"),
+            "--refine", "--backbone", "resnet18"]  # fmt: skip
+
+
 @case("a new bank for nothing", "does not exist")
 def _(here: Path, world: Path) -> list[str]:
     return ["ingest", str(here / "nothing.ply"), "--bank", str(here / "new")]

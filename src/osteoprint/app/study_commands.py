@@ -61,6 +61,13 @@ def study(
     """Train on known bones, ask about unseen ones, and write a report."""
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
     if what == "ablation":
+        of_no_use = {
+            "--loss": loss != "shape", "--backbone": backbone != "compact",
+            "--minutes": minutes is not None, "--steps": step_count is not None,
+            "--preset": preset != "ideal",
+        }  # fmt: skip
+        for option in (o for o, given in of_no_use.items() if given):
+            raise InputError(option, "is set by each line of an ablation", "leave it out")
         _ablation(bank, out, names, scale, range(seed, seed + repeats), as_json=as_json)
         return
     from osteoprint.bank.store import Bank

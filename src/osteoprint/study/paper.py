@@ -84,9 +84,10 @@ class PaperScale:
         ]  # fmt: skip
 
 
-def _transfer(
+def transfer_ways(
     steps: int, batch: int, *, every: bool, pretrained: bool
 ) -> tuple[TransferSettings, ...]:
+    """The paper's networks, each taught in all of its eight ways, or in the two that tell most."""
     ways = [
         (trained, optimiser, rate)
         for trained in ("head", "all")
@@ -106,12 +107,12 @@ SCALES = {
     "small": PaperScale(
         "small, for a CPU: 256 film pairs a bone, 30 steps of transfer learning from scratch",
         tuple(float(a) for a in range(-21, 22, 6)), (140.0, 146.0, 152.0, 158.0), SMALL,
-        _transfer(30, 8, every=False, pretrained=False), 24,
+        transfer_ways(30, 8, every=False, pretrained=False), 24,
     ),
     "full": PaperScale(
         "full, for a GPU: 900 film pairs a bone, transfer learning from ImageNet weights",
         tuple(float(a) for a in range(-21, 22, 3)), (140.0, 146.0, 152.0, 158.0), FULL,
-        _transfer(2000, 32, every=True, pretrained=True), 200,
+        transfer_ways(2000, 32, every=True, pretrained=True), 200,
     ),
 }  # fmt: skip
 
@@ -197,7 +198,7 @@ def run_paper(
     separations, dots = _pairs(unseen, poses, settings.training.margin, settings.seed)
     transfer = transfer_table(own.known, own.frame, scale, settings.seed, progress)
     ablation = run_ablation(
-        bones, scale.ablation, unseen=settings.unseen,
+        bones, scale.ablation, unseen=settings.unseen, seeds=(settings.seed,),
         accelerator=settings.training.accelerator, progress=progress,
     )  # fmt: skip
     return PaperStudy(scale, result, answers, separations, dots, look(result), transfer, ablation)
@@ -255,6 +256,7 @@ def _split(
 
 
 def _enrolled(poses: Sequence[PairPose], split: Split, seed: int) -> NDArray[np.bool_]:
+    """(poses,) which of a bone's films are enrolled."""
     turns = np.array([p.ap.long_deg for p in poses])
     if split == "random":
         order = np.random.default_rng([seed, 9]).permutation(len(poses))
