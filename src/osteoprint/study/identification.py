@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osteoprint.fingerprint.samples import GALLERY_TURNS_DEG
+from osteoprint.study.pairwise import Told
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,16 @@ def recognise(views: Views, names: list[str]) -> Recognition:
         (names[b], names[answer[b, p]]) for b, p in zip(*np.nonzero(answer != truth), strict=True)
     ]
     same = np.broadcast_to(np.eye(len(names), dtype=bool)[:, None, :], nearest.shape)
-    accuracy, eer, threshold = separation(nearest[same], nearest[~same])
+    told = Told.of(nearest[same], nearest[~same])
+    rate, threshold = told.equal_error()
     return Recognition(
         bones=len(names),
         probes=answer.size,
         rank1=float((answer == truth).mean()),
         rank1_one_view=float((straight.argmin(axis=2) == truth).mean()),
         wrong=wrong,
-        pair_accuracy=accuracy,
-        equal_error_rate=eer,
+        pair_accuracy=float(told.right.max()),
+        equal_error_rate=rate,
         threshold=threshold,
     )
 
@@ -82,26 +84,3 @@ def distances(probes: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDAr
     """(A, P, d) and (B, V, d) unit vectors -> (A, P, B, V) Euclidean distances."""
     cosine = np.einsum("apd,bvd->apbv", probes.astype(np.float64), gallery.astype(np.float64))
     return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * cosine, 0.0)))
-
-
-def separation(
-    genuine: NDArray[np.float64], impostor: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Best pair accuracy, equal error rate and the threshold at it.
-
-    ``genuine`` and ``impostor`` are distances of same-bone and other-bone pairs; a pair is
-    called the same where its distance is at most the threshold.
-    """
-    values = np.concatenate([genuine, impostor])
-    is_genuine = np.concatenate([np.ones(len(genuine), bool), np.zeros(len(impostor), bool)])
-    order = np.argsort(values, kind="stable")
-    accepted = np.cumsum(is_genuine[order])
-    false_match = np.cumsum(~is_genuine[order])
-    # A threshold accepts all pairs of equal distance or none.
-    last = np.append(np.diff(values[order]) > 0, True)
-    accepted, false_match, level = accepted[last], false_match[last], values[order][last]
-    accuracy = (accepted + len(impostor) - false_match) / len(values)
-    miss = 1.0 - accepted / len(genuine)
-    false_rate = false_match / len(impostor)
-    at = int(np.argmin(np.abs(miss - false_rate)))
-    return float(accuracy.max()), float((miss[at] + false_rate[at]) / 2), float(level[at])

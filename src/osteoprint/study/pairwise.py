@@ -134,7 +134,6 @@ def separated(
     limit = float(np.sqrt(margin))
     right = (genuine <= limit).sum() + (impostor > limit).sum()
     plain, balanced = int(np.argmax(told.right)), int(np.argmax(told.balanced))
-    equal = int(np.argmin(np.abs(told.missed - told.matched)))
     return Separation(
         window=window,
         films=int(kept.sum()),
@@ -143,7 +142,7 @@ def separated(
         accuracy=float(told.right[plain]),
         threshold=float(told.levels[plain]),
         balanced=float(told.balanced[balanced]),
-        equal_error_rate=float((told.missed[equal] + told.matched[equal]) / 2),
+        equal_error_rate=told.equal_error()[0],
         at_margin=float(right / (len(genuine) + len(impostor))),
     )
 
@@ -170,3 +169,8 @@ class Told:
         missed, matched = 1.0 - taken / len(one), wrong / len(two)
         right = (taken + len(two) - wrong) / (len(one) + len(two))
         return cls(levels, right, 1.0 - (missed + matched) / 2, missed, matched)
+
+    def equal_error(self) -> tuple[float, float]:
+        """The error rate where both kinds are told wrong alike (their mean), and the threshold."""
+        at = int(np.argmin(np.abs(self.missed - self.matched)))
+        return float((self.missed[at] + self.matched[at]) / 2), float(self.levels[at])
