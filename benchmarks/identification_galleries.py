@@ -14,11 +14,12 @@ import numpy as np
 import trimesh
 
 from identification_scene import (
+    FEWER,
     KNOWN,
-    PAIRS,
     SEED,
     Row,
     Scene,
+    all_clinic_pictures,
     clinic_pictures,
     embedded,
     row,
@@ -52,10 +53,7 @@ def gallery_rows(scene: Scene) -> Iterator[Row]:
     asked about by stand-ins of their own, among stand-ins.
     """
     model = scene.model()
-    real = np.concatenate([
-        embedded(model, clinic_pictures(scene.known, "known", scene.frame)),
-        embedded(model, clinic_pictures(scene.unseen, "unseen", scene.frame)),
-    ])  # fmt: skip
+    real = embedded(model, all_clinic_pictures(scene))
     stood_in = embedded(model, stand_ins(scene))
     others = made_up(max(SIZES) - len(real), scene.frame)
     enrolled = model.embed_bytes(others[:, 0])
@@ -72,7 +70,7 @@ def gallery_rows(scene: Scene) -> Iterator[Row]:
         ):
             yield row(f"rank 1 in a gallery of {size:,}, {name}", group.mean(), "share",
                       n=int(group.size), note=NOTE)  # fmt: skip
-        gallery = np.concatenate([real[np.arange(len(real)), rng.integers(0, PAIRS, len(real))],
+        gallery = np.concatenate([real[np.arange(len(real)), rng.integers(0, FEWER, len(real))],
                                   beside])  # fmt: skip
         count = min(ASKED, len(beside))
         answer = (asked[:count] @ gallery.T).argmax(axis=1)
@@ -92,12 +90,12 @@ def _hits(prints: np.ndarray, beside: np.ndarray) -> np.ndarray:
 
 
 def stand_ins(scene: Scene) -> np.ndarray:
-    """(unseen, PAIRS, 2, rows, columns) uint8: films of the unseen bones, stood in for."""
+    """(unseen, FEWER, 2, rows, columns) uint8: films of the unseen bones, stood in for."""
     rng = np.random.default_rng([SEED, 9])
     return np.stack([
         np.stack([
             to_bytes(read_pair(bone.sample, random_pose(rng), scene.frame, "clinic", rng))
-            for _ in range(PAIRS)
+            for _ in range(FEWER)
         ])
         for bone in study_bones(scene.unseen, KNOWN, scene.frame)
     ])  # fmt: skip
@@ -184,8 +182,8 @@ def side_rows(scene: Scene) -> Iterator[Row]:
     """
     model = scene.model()
     bones = real_femora("vsd_femora")
-    prints = embedded(model, clinic_pictures(bones, "sides", scene.frame))
-    half = PAIRS // 2
+    prints = embedded(model, clinic_pictures(bones, "sides", scene.frame, FEWER))
+    half = FEWER // 2
     apart = np.sqrt(
         ((prints[:, half:, None, None] - prints[None, None, :, :half]) ** 2).sum(-1)
     ).min(axis=3)  # fmt: skip

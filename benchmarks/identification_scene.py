@@ -28,6 +28,8 @@ KNOWN = 24
 # Clinic films of each bone, and how far they are turned together; each is off by up to 5 degrees
 # more about every axis.
 PAIRS, TURN_DEG = 24, 16.0
+# Of known bones, which teach the threshold and stand in galleries, half as many will do.
+FEWER = 12
 Row = dict[str, Any]
 
 
@@ -93,17 +95,19 @@ class Scene:
         return model
 
 
-def clinic_pictures(bones: Sequence[Bone], key: str, frame: StandardFrame) -> np.ndarray:
-    """(bones, PAIRS, 2, rows, columns) uint8: clinic films read, every one simulated anew.
+def clinic_pictures(
+    bones: Sequence[Bone], key: str, frame: StandardFrame, pairs: int = PAIRS
+) -> np.ndarray:
+    """(bones, pairs, 2, rows, columns) uint8: clinic films read, every one simulated anew.
 
     Left bones are shown as right ones. A pair that cannot be read is taken again elsewhere.
     """
-    said = json.dumps([key, PAIRS, TURN_DEG, asdict(frame), [b.name for b in bones]])
+    said = json.dumps([key, pairs, TURN_DEG, asdict(frame), [b.name for b in bones]])
     path = CACHE / f"clinic-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npz"
     if path.is_file():
         return np.asarray(np.load(path)["pictures"])
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_clinic_of, bone, i, key, frame) for i, bone in enumerate(bones)]
+        jobs = [pool.submit(_clinic_of, bone, i, key, frame, pairs) for i, bone in enumerate(bones)]
         out = []
         for job in jobs:
             out.append(job.result())
@@ -113,10 +117,16 @@ def clinic_pictures(bones: Sequence[Bone], key: str, frame: StandardFrame) -> np
     return np.stack(out)
 
 
-def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame) -> np.ndarray:
+def all_clinic_pictures(scene: Scene) -> np.ndarray:
+    """(29, FEWER, 2, rows, columns) uint8: the known bones', then the unseen ones'."""
+    known = clinic_pictures(scene.known, "known", scene.frame, FEWER)
+    return np.concatenate([known, clinic_pictures(scene.unseen, "unseen", scene.frame)[:, :FEWER]])
+
+
+def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame, pairs: int) -> np.ndarray:
     rng = np.random.default_rng([SEED, index, len(key)])
     out: list[np.ndarray] = []
-    for attempt in range(4 * PAIRS):
+    for attempt in range(4 * pairs):
         turn = float(rng.uniform(-TURN_DEG, TURN_DEG))
         seed = int(1e6) + 1000 * index + attempt + 100_000 * len(key)
         try:
@@ -131,7 +141,7 @@ def _clinic_of(bone: Bone, index: int, key: str, frame: StandardFrame) -> np.nda
             continue
         # The network was shown right bones; a left one's pictures are a right one's mirrored.
         out.append(to_bytes(shown[:, :, ::-1] if bone.mirrored else shown))
-        if len(out) == PAIRS:
+        if len(out) == pairs:
             return np.stack(out)
     raise RuntimeError(f"{bone.name}: too few films could be read")
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from identification import one_view_rows, pair_rows
 from identification_scene import (
-    PAIRS,
+    FEWER,
     SEED,
     Row,
     Scene,
-    clinic_pictures,
+    all_clinic_pictures,
     embedded,
     flat,
     row,
@@ -46,11 +46,7 @@ from whole_way import osteoprint
 def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
     """All 29: of these none was ever shown to the network."""
     model = unit.at_scale(max(b.frame.length_mm for b in scene.known))
-    shown = np.concatenate([
-        clinic_pictures(scene.known, "known", scene.frame),
-        clinic_pictures(scene.unseen, "unseen", scene.frame),
-    ])  # fmt: skip
-    prints = embedded(model, shown)
+    prints = embedded(model, all_clinic_pictures(scene))
     name = "29 real femora, clinic"
     yield from one_view_rows(name, prints)
     yield from pair_rows(name, *pair_distances(*flat(prints)))
@@ -83,7 +79,7 @@ def leg_rows(unit: Model) -> Iterator[Row]:
         shown = np.stack([
             np.stack([
                 to_bytes(read_pair(bone.sample, random_pose(rng), frame, kind, rng))
-                for _ in range(PAIRS)
+                for _ in range(FEWER)
             ])
             for bone in bones
         ])  # fmt: skip
@@ -94,7 +90,7 @@ def leg_rows(unit: Model) -> Iterator[Row]:
         index = np.arange(len(bones))
         kinds = np.array([r.bone for r in records])
         answer = prints.reshape(-1, prints.shape[-1]) @ prints[:, 0].T
-        right_kind = kinds[answer.argmax(axis=1)] == np.repeat(kinds, PAIRS)
+        right_kind = kinds[answer.argmax(axis=1)] == np.repeat(kinds, FEWER)
         yield row(f"rank 1 is of the right kind, {name}", right_kind.mean(), "share",
                   n=right_kind.size)  # fmt: skip
         enrolled = embedded(
@@ -124,7 +120,7 @@ def main() -> None:
     steps = int(unit.card.figures["steps"])
     write_result(
         "out_of_the_box", "python benchmarks/out_of_the_box.py", SEED,
-        f"network of phantoms alone, {steps} steps; {PAIRS} pairs of films of each real bone", rows,
+        f"network of phantoms alone, {steps} steps; {FEWER} pairs of films of each real bone", rows,
     )  # fmt: skip
 
 
