@@ -23,6 +23,7 @@ from osteoprint.xray.film_bone import FoundBone, find_bone
 from osteoprint.xray.film_field import ExposedField, find_field
 from osteoprint.xray.film_letters import find_letters, painted_over
 from osteoprint.xray.film_marker import Marker, find_marker
+from osteoprint.xray.film_outline import Outline
 from osteoprint.xray.film_polarity import FoundPolarity, Polarity, air_level, find_polarity
 from osteoprint.xray.film_scale import Scale, film_scale
 from osteoprint.xray.film_stored import Sidecar, Stored, read_stored
@@ -88,7 +89,9 @@ def read_film(path: Path, view: View, *, marker_mm: float | None = None) -> Radi
     return examine_film(path, view, marker_mm=marker_mm).radiograph
 
 
-def examine_film(path: Path, view: View | None, *, marker_mm: float | None = None) -> Film:
+def examine_film(
+    path: Path, view: View | None, *, marker_mm: float | None = None, outline: Outline = "close"
+) -> Film:
     """Read a film and find out about it.
 
     Parameters
@@ -96,6 +99,7 @@ def examine_film(path: Path, view: View | None, *, marker_mm: float | None = Non
     path : a DICOM image, or a PNG, TIFF or JPEG with a sidecar beside it.
     view : what it has to be; None takes what the film says (AP where it says nothing).
     marker_mm : size of a scale object that is visible on the film; wins over the sidecar's.
+    outline : how a bone in tissue is outlined, see :data:`film_outline.Outline`.
 
     Raises
     ------
@@ -125,7 +129,7 @@ def examine_film(path: Path, view: View | None, *, marker_mm: float | None = Non
     whole = painted_over(image, letters, inside)
     if marker is not None:
         whole = painted_over(whole, _disc(marker, image.shape), inside)
-    whole, bone, clean = _bone(path, whole, inside, field, scale, letters, marker)
+    whole, bone, clean = _bone(path, whole, inside, field, scale, letters, marker, outline)
     notes += _doubts(bone, facts, scale)
     radiograph = Radiograph(
         clean, scale.geometry, seen, Side(facts.body_side) if facts.body_side else None,
@@ -218,7 +222,7 @@ def _polarity_by_bone(small: Floats, field: ExposedField) -> FoundPolarity | Non
     polarities: tuple[Polarity, Polarity] = ("bone_bright", "bone_dark")
     for polarity in polarities:
         image = small if polarity == "bone_bright" else small.max() - small
-        found = find_bone(image, field.inside, air_level(image, field.inside), closely=False)
+        found = find_bone(image, field.inside, air_level(image, field.inside), outline="rough")
         # Around a bare bone there is air, which would have told.
         sure[polarity] = 0.0 if found is None or found.tissue is None else found.sure
     best = max(polarities, key=lambda polarity: sure[polarity])
@@ -256,6 +260,7 @@ def _bone(
     scale: Scale,
     letters: Bools,
     marker: Marker | None,
+    outline: Outline,
 ) -> tuple[Floats, FoundBone | None, Floats]:
     """The film over air, the bone on it, and the film with nothing but bone.
 
@@ -263,7 +268,7 @@ def _bone(
     """
     air = air_level(whole, inside)
     small, factor = reduced(whole)
-    found = find_bone(small, field.inside, air)
+    found = find_bone(small, field.inside, air, outline=outline)
     bone = None if found is None else found.in_pixels(factor)
     if bone is not None and abs(bone.turn_deg) > _MOST_LEAN_DEG and scale.camera is None:
         side = "left" if bone.turn_deg < 0 else "right"

@@ -11,7 +11,7 @@ from skimage.measure import perimeter
 from skimage.morphology import disk
 
 from osteoprint.xray.film_finder import bone_probability
-from osteoprint.xray.film_outline import outlined, without_lumps
+from osteoprint.xray.film_outline import Outline, outlined, without_lumps
 from osteoprint.xray.film_parts import largest_part
 from osteoprint.xray.film_tissue import has_soft_tissue, tissue_around
 
@@ -78,7 +78,7 @@ class FoundBone:
 
 
 def find_bone(
-    image: Floats, inside: Bools, air: float, *, closely: bool = True
+    image: Floats, inside: Bools, air: float, *, outline: Outline = "close"
 ) -> FoundBone | None:
     """The long bone on a film; None where nothing elongated is seen.
 
@@ -88,7 +88,7 @@ def find_bone(
         letters.
     inside : (rows, columns) bool, the exposed field.
     air : the grey where the beam met nothing.
-    closely : to the pixel; else, in tissue, as the network sees it, which is quicker.
+    outline : of a bone in tissue; "rough" is the quickest.
     """
     smooth = ndimage.median_filter(image, 3) - air
     top = float(np.percentile(smooth[inside], 99.5))
@@ -105,7 +105,9 @@ def find_bone(
         if likely is None:
             return None
         over = image - np.float32(air)
-        mask = without_lumps(over, outlined(over, likely, inside)) if closely else likely
+        mask = likely if outline == "rough" else outlined(over, likely, inside)
+        if outline == "held":
+            mask = without_lumps(over, mask)
         tissue = tissue_around(over, mask, inside)
     turn = _shaft_deg(mask, _axis_deg(mask))
     down, right = _directions(turn)

@@ -9,6 +9,8 @@ too far out, 0.2 and 0.3 mm more or less.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -19,6 +21,8 @@ from osteoprint.xray.film_tissue import tissue_around
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+# As the network sees it; to the pixel; and of that only what an edge holds.
+Outline = Literal["rough", "close", "held"]
 
 # Bone stands out of tissue by this share of what its brighter tenth does.
 _STANDS_OUT, _BRIGHT = 0.12, 90.0

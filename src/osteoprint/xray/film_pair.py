@@ -2,7 +2,9 @@
 
 A bone that does not lie parallel to the film looks shorter than it is, never longer, and only
 along itself (a raised hip takes 6 % off a femur in AP). Two films of one scale that differ in
-the bone's length are therefore brought to the longer one, along the bone.
+the bone's length are therefore brought to the longer one, along the bone. Before that, a
+difference is a reason to look again: a lens of tissue may have been taken for bone on one film,
+or an end that tissue hides have been lost on the other.
 """
 
 from __future__ import annotations
@@ -11,14 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from osteoprint.errors import FilmError
 from osteoprint.frames import View
 from osteoprint.xray.film import Film, examine_film
+from osteoprint.xray.film_outline import Outline
 from osteoprint.xray.standard import drawn_out, place
 
 # Two films of one bone differ by the angles it lay at: 6 % occur in practice (Cavojska et
 # al.), a fifth does not.
 IMPOSSIBLE = 0.2
+# Films that differ by more are looked at again; another outline is believed if it brings them to
+# less than half of that.
+_DOUBTFUL, _BETTER = 0.025, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +50,7 @@ class FilmPair:
     @property
     def mismatch(self) -> float:
         """By which share the shorter film shows the bone shorter."""
-        return 1.0 - min(self.lengths_mm) / max(self.lengths_mm)
+        return _mismatch(*self.lengths_mm)
 
 
 def _length_mm(film: Film, path: Path) -> float:
@@ -50,6 +58,50 @@ def _length_mm(film: Film, path: Path) -> float:
     if film.length_mm or film.camera is None:
         return film.length_mm or place(film.radiograph, str(path)).length_mm
     return float("nan")
+
+
+def _agreeing(
+    films: tuple[Film, Film], paths: tuple[Path, Path], marker_mm: float | None
+) -> tuple[tuple[Film, Film], list[str]]:
+    """The films, one or both outlined anew where that makes them agree, and what was done."""
+    if not all(map(_in_tissue, films)) or _apart(films) <= _DOUBTFUL:
+        return films, []
+    longer = int(np.argmax([film.length_mm or 0.0 for film in films]))
+    again: dict[int, tuple[Outline, str]] = {
+        longer: ("held", "what hangs on the bone beyond its edge is left out"),
+        1 - longer: ("rough", "the bone's end is hidden and taken from its likely outline"),
+    }
+    best, notes = films, list[str]()
+    for index, (outline, what) in again.items():
+        try:
+            film = examine_film(
+                paths[index], films[index].radiograph.view, marker_mm=marker_mm, outline=outline
+            )
+        except FilmError:
+            continue
+        tried = (film, films[1]) if index == 0 else (films[0], film)
+        if _in_tissue(film) and _apart(tried) < min(_apart(best), _BETTER * _apart(films)):
+            best = tried
+            notes = [f"{paths[index].name}: {what}, for so both films show one length"]
+    return best, notes
+
+
+def _in_tissue(film: Film) -> bool:
+    """Whether the film has an outline that could be drawn another way.
+
+    A bone that seems to run over the edge of its film counts too: a lens of tissue can do that.
+    One that does will not come to agree.
+    """
+    return film.bone is not None and film.bone.tissue is not None and film.camera is None
+
+
+def _apart(films: tuple[Film, Film]) -> float:
+    """By which share the shorter film shows the bone shorter."""
+    return _mismatch(*(film.length_mm or np.nan for film in films))
+
+
+def _mismatch(first_mm: float, second_mm: float) -> float:
+    return 1.0 - min(first_mm, second_mm) / max(first_mm, second_mm)
 
 
 def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmPair:
@@ -66,14 +118,14 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
             (View.AP, View.ML),
         )
         films = next(both), next(both)
+    films, notes = _agreeing(films, (ap, ml), marker_mm)
     sides = {film.radiograph.side for film in films} - {None}
     if len(sides) > 1:
         raise FilmError(ml, "is of the other side of the body", "give two films of one bone")
     first, second = (_length_mm(film, path) for film, path in zip(films, (ap, ml), strict=True))
-    longer = max(first, second)
     # What is not seen whole has no length to compare.
     partly = any(film.camera is not None or (film.bone and film.bone.cut) for film in films)
-    mismatch = 0.0 if partly else 1.0 - min(first, second) / longer
+    mismatch = 0.0 if partly else _mismatch(first, second)
     if mismatch > IMPOSSIBLE:
         raise FilmError(
             ml,
@@ -82,7 +134,7 @@ def examine_pair(ap: Path, ml: Path, *, marker_mm: float | None = None) -> FilmP
         )
     warnings = [
         f"{path.name} {w}" for path, f in zip((ap, ml), films, strict=True) for w in f.warnings
-    ]
+    ] + notes
     stretches = (1.0, 1.0) if partly else drawn_out(first, second)
     if stretches != (1.0, 1.0):
         warnings.append(
