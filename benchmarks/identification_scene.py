@@ -103,18 +103,16 @@ def clinic_pictures(
     Left bones are shown as right ones. A pair that cannot be read is taken again elsewhere.
     """
     said = json.dumps([key, pairs, TURN_DEG, asdict(frame), [b.name for b in bones]])
-    path = CACHE / f"clinic-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npz"
-    if path.is_file():
-        return np.asarray(np.load(path)["pictures"])
+    folder = CACHE / f"clinic-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{index:02d}.npy" for index in range(len(bones))]
+    wanted = [index for index, file in enumerate(files) if not file.is_file()]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_clinic_of, bone, i, key, frame, pairs) for i, bone in enumerate(bones)]
-        out = []
-        for job in jobs:
-            out.append(job.result())
-            print(f"clinic films of {len(out)} of {len(bones)} bones", flush=True)
-    CACHE.mkdir(exist_ok=True)
-    np.savez(path, pictures=np.stack(out))
-    return np.stack(out)
+        jobs = [pool.submit(_clinic_of, bones[i], i, key, frame, pairs) for i in wanted]
+        for index, job in zip(wanted, jobs, strict=True):
+            np.save(files[index], job.result())
+            print(f"clinic films of bone {index + 1} of {len(bones)}", flush=True)
+    return np.stack([np.load(file) for file in files])
 
 
 def all_clinic_pictures(scene: Scene) -> np.ndarray:
