@@ -1,6 +1,6 @@
 """The network that ships, on real bones: it was trained on the program's own phantoms alone.
 
-    python benchmarks/out_of_the_box.py [--model FILE]
+    python benchmarks/out_of_the_box.py [--parts legs femora] [--model FILE]
 
 29 femora of ``smir_right_femora``, films of the preset "clinic", each written, read and simulated
 on its own; the scale is that of a bank whose longest bone is the longest of 00-23. And the four
@@ -39,7 +39,7 @@ from osteoprint.study.experiment import load_bone
 from osteoprint.study.pairwise import pair_distances
 from osteoprint.study.phantom_network import ROOM
 from osteoprint.xray.standard import StandardFrame
-from record import real_bones, write_result
+from record import RESULTS, commit, real_bones, write_result
 from whole_way import osteoprint
 
 
@@ -110,13 +110,17 @@ def _nearest(asked: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The network that ships, on real bones.")
     parser.add_argument("--model", type=Path, help="Instead of the one that ships.")
+    parser.add_argument(
+        "--parts", nargs="+", choices=["legs", "femora"], default=["legs", "femora"]
+    )
     asked = parser.parse_args()
-    unit = load_model(asked.model or SHIPPED)
-    rows = []
-    for part in (leg_rows(unit), femur_rows(unit, Scene())):
-        for each in part:
-            rows.append(each)
-            print(json.dumps(each), flush=True)
+    unit, path = load_model(asked.model or SHIPPED), RESULTS / "out_of_the_box.json"
+    kept = json.loads(path.read_text())["rows"] if path.is_file() else []
+    rows = [each for each in kept if each["part"] not in asked.parts]
+    for part in asked.parts:
+        for each in leg_rows(unit) if part == "legs" else femur_rows(unit, Scene()):
+            rows.append({**each, "part": part, "commit": commit()})
+            print(json.dumps(rows[-1]), flush=True)
     steps = int(unit.card.figures["steps"])
     write_result(
         "out_of_the_box", "python benchmarks/out_of_the_box.py", SEED,
