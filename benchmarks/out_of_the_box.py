@@ -1,6 +1,6 @@
 """The network that ships, on real bones: it was trained on the program's own phantoms alone.
 
-    python benchmarks/out_of_the_box.py [--parts legs femora] [--model FILE]
+    python benchmarks/out_of_the_box.py [--parts legs unseen femora] [--model FILE]
 
 29 femora of ``smir_right_femora``, films of the preset "clinic", each written, read and simulated
 on its own; the scale is that of a bank whose longest bone is the longest of 00-23. And the four
@@ -14,7 +14,7 @@ import argparse
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from identification_scene import (
     Row,
     Scene,
     all_clinic_pictures,
+    clinic_pictures,
     embedded,
     flat,
     row,
@@ -41,6 +42,14 @@ from osteoprint.study.phantom_network import ROOM
 from osteoprint.xray.standard import StandardFrame
 from record import RESULTS, commit, real_bones, write_result
 from whole_way import osteoprint
+
+
+def unseen_rows(unit: Model, scene: Scene) -> Iterator[Row]:
+    """The five that the other benchmarks ask about, on the same films."""
+    model = unit.at_scale(max(b.frame.length_mm for b in scene.known))
+    prints = embedded(model, clinic_pictures(scene.unseen, "unseen", scene.frame))
+    yield from one_view_rows("5 real femora, clinic", prints)
+    yield from pair_rows("5 real femora, clinic", *pair_distances(*flat(prints)))
 
 
 def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
@@ -61,7 +70,7 @@ def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
               n=answer.size)  # fmt: skip
 
 
-def leg_rows(unit: Model) -> Iterator[Row]:
+def leg_rows(unit: Model, _: Scene) -> Iterator[Row]:
     """Tibiae and fibulae of both legs of one person, left ones shown as right ones."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -107,18 +116,23 @@ def _nearest(asked: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
     return np.asarray(alike.argmax(axis=2))
 
 
+PARTS: dict[str, Callable[[Model, Scene], Iterator[Row]]] = {
+    "legs": leg_rows,
+    "unseen": unseen_rows,
+    "femora": femur_rows,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The network that ships, on real bones.")
     parser.add_argument("--model", type=Path, help="Instead of the one that ships.")
-    parser.add_argument(
-        "--parts", nargs="+", choices=["legs", "femora"], default=["legs", "femora"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     asked = parser.parse_args()
     unit, path = load_model(asked.model or SHIPPED), RESULTS / "out_of_the_box.json"
     kept = json.loads(path.read_text())["rows"] if path.is_file() else []
     rows = [each for each in kept if each["part"] not in asked.parts]
     for part in asked.parts:
-        for each in leg_rows(unit) if part == "legs" else femur_rows(unit, Scene()):
+        for each in PARTS[part](unit, Scene()):
             rows.append({**each, "part": part, "commit": commit()})
             print(json.dumps(rows[-1]), flush=True)
     steps = int(unit.card.figures["steps"])
