@@ -97,7 +97,7 @@ def test_the_bone_is_found_and_rebuilt(toy, rig, truth, monkeypatch):
 
 
 def test_a_pair_of_a_rig_is_read_though_no_bone_stands_clear(rig, folder, monkeypatch):
-    monkeypatch.setattr("osteoprint.xray.film.find_bone", lambda *_: None)
+    monkeypatch.setattr("osteoprint.xray.film.find_bone", lambda *_, **__: None)
     pair = examine_pair(folder / "AP.png", folder / "ML.png")
     assert pair.ap.camera is not None
     assert any("no long bone" in warning for warning in pair.warnings)
