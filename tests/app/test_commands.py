@@ -152,6 +152,21 @@ def test_train_enrol_and_the_bank_commands(world, capsys, tmp_path):
     assert (tmp_path / "out/bones.csv").is_file()
 
 
+def test_the_network_that_comes_along_serves_a_bank_untrained_and_refined(world, capsys, tmp_path):
+    copy, bank, refined = tmp_path / "copy", tmp_path / "bank", tmp_path / "refined.safetensors"
+    ask(capsys, "bank", "backup", copy, "--bank", world / "bank")
+    ask(capsys, "bank", "restore", copy, "--bank", bank)
+    assert ask(capsys, "enrol", "--bank", bank)["enrolled"] == 2
+    named = ask(capsys, "identify", *films(world), "--bank", bank)
+    first = min(r["name"] for r in ask(capsys, "bank", "list", "--bank", bank)["bones"])
+    assert named["matches"][0]["name"] == first
+    few = ("--steps", 1, "--variants", 1, "--pairs", 2)
+    ask(capsys, "train", "--bank", bank, "--out", refined, "--refine", *few)
+    before = json.loads(refined.with_suffix(".json").read_text())["trained_on"]["before"]
+    assert "human femur 0" in before["bones"]
+    assert ask(capsys, "enrol", "--bank", bank, "--model", refined)["enrolled"] == 2
+
+
 def test_check_of_a_damaged_bank_is_exit_code_2(world, capsys, tmp_path):
     ask(capsys, "bank", "backup", tmp_path / "copy", "--bank", world / "bank")
     ask(capsys, "bank", "restore", tmp_path / "copy", "--bank", tmp_path / "bank")

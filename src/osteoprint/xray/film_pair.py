@@ -63,7 +63,7 @@ def _length_mm(film: Film, path: Path) -> float:
 def _agreeing(
     films: tuple[Film, Film], paths: tuple[Path, Path], marker_mm: float | None
 ) -> tuple[tuple[Film, Film], list[str]]:
-    """The films, one or both outlined anew where that makes them agree, and what was done."""
+    """The films, one of them outlined anew where that makes them agree, and what was done."""
     if not all(map(_in_tissue, films)) or _apart(films) <= _DOUBTFUL:
         return films, []
     longer = int(np.argmax([film.length_mm or 0.0 for film in films]))
