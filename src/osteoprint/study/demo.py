@@ -47,8 +47,9 @@ def run_demo(
     with Bank.open(folder / "bank", write=True, create=True) as bank:
         make_phantoms(bank, names, seed, progress)
         training = TrainingSettings(
-            steps=100 if quick else 300,
-            variants_per_bone=6,
+            steps=100 if quick else 200,
+            bones_per_batch=16,
+            variants_per_bone=4,
             poses_per_variant=6 if quick else 8,
             presets=("ideal",),
             seed=seed,
