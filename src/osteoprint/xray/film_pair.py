@@ -90,7 +90,7 @@ def _in_tissue(film: Film) -> bool:
     """Whether the film has an outline that could be drawn another way.
 
     A bone that seems to run over the edge of its film counts too: a lens of tissue can do that.
-    One that does will not come to agree.
+    One that truly does will not come to agree.
     """
     return film.bone is not None and film.bone.tissue is not None and film.camera is None
 
