@@ -42,6 +42,8 @@ PHANTOMS = 100
 # So many of the bones that never were are asked about too, at another angle.
 ASKED = 500
 _CHUNK = 100
+# Pairs of films of each of the many bones of which left and right are compared.
+OF_BOTH_SIDES = 6
 NOTE = "films of bones that never were: the limb and the finder stood in for, as in training"
 
 
@@ -182,8 +184,8 @@ def side_rows(scene: Scene) -> Iterator[Row]:
     """
     model = scene.model()
     bones = real_femora("vsd_femora")
-    prints = embedded(model, clinic_pictures(bones, "sides", scene.frame, FEWER))
-    half = FEWER // 2
+    prints = embedded(model, clinic_pictures(bones, "sides", scene.frame, OF_BOTH_SIDES))
+    half = OF_BOTH_SIDES // 2
     apart = np.sqrt(
         ((prints[:, half:, None, None] - prints[None, None, :, :half]) ** 2).sum(-1)
     ).min(axis=3)  # fmt: skip

@@ -10,9 +10,16 @@ from cats import FRAME, make_bone
 
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.frames import Side
 from osteoprint.study import training_films
-from osteoprint.study.experiment import StudyBone, quiet
-from osteoprint.study.training_films import affordable, make_training_films, variants_of
+from osteoprint.study.experiment import StudyBone, quiet, train_on
+from osteoprint.study.training_films import (
+    affordable,
+    make_training_films,
+    parts_of,
+    rms_between,
+    variants_of,
+)
 
 SETTINGS = TrainingSettings(
     variants_per_bone=3, poses_per_variant=2, presets=("ideal", "clinic"), seed=4
@@ -82,3 +89,27 @@ def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], 
     assert affordable(bones, FRAME, short, tmp_path) == fewer
     long = dataclasses.replace(many, minutes=1000.0)
     assert affordable(bones, FRAME, long).variants_per_bone == 256
+
+
+def test_bones_of_two_kinds_or_sides_are_kept_apart_and_not_compared(
+    bones: list[StudyBone],
+) -> None:
+    third = make_bone(2)
+    tibia = dataclasses.replace(third, record=dataclasses.replace(third.record, bone="tibia"))
+    left = dataclasses.replace(
+        bones[1], sample=dataclasses.replace(bones[1].sample, side=Side.LEFT)
+    )
+    mixed = [bones[0], left, tibia]
+    apart = rms_between(mixed, parts_of(mixed, FRAME, SETTINGS))
+    which = np.repeat([0, 1, 2], SETTINGS.variants_per_bone)
+    same = which[:, None] == which[None, :]
+    assert np.isfinite(apart[same]).all()
+    assert np.isinf(apart[~same]).all()
+    # Bones of one kind are compared as if no other were there.
+    alone = rms_between(bones, parts_of(bones, FRAME, SETTINGS))
+    beside = [*bones, tibia]
+    assert np.array_equal(rms_between(beside, parts_of(beside, FRAME, SETTINGS))[:6, :6], alone)
+    model = train_on(mixed, FRAME, dataclasses.replace(SETTINGS, steps=2, bones_per_batch=4))
+    assert model.card.figures.keys() >= {"steps"}
+    assert "nearest median mm" not in model.card.figures
+    assert all(np.isfinite(list(model.card.figures.values())))

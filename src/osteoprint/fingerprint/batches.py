@@ -59,7 +59,8 @@ class Batches:
     """The pictures of each step.
 
     Where shapes are known, half of the bones are near neighbours of the other half: what is
-    easily told apart teaches little.
+    easily told apart teaches little. Where bones of the other side are shown too (`mirror`), half
+    of those neighbours are mirror images instead, as a person's other leg would be.
 
     Parameters
     ----------
@@ -94,7 +95,10 @@ class Batches:
         self._hand = ThreadPoolExecutor(1) if source.slow else None
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone."""
+        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone.
+
+        Mirror images are bones of their own, numbered on after those there are.
+        """
         if self._hand is None:
             return self._made(step)
         ready = self._ahead
@@ -108,15 +112,25 @@ class Batches:
         rng = np.random.default_rng([of.seed, step, self._rank] if self._rank else [of.seed, step])
         members = self._members[int(rng.integers(len(self._members)))]
         count = min(of.bones_per_batch, len(members))
+        twins = count // 4 if of.mirror else 0
         if self._near is None:
-            bones = rng.choice(members, count, replace=False)
+            bones = rng.choice(members, count - twins, replace=False)
         else:
             some = rng.choice(members, (count + 1) // 2, replace=False)
-            beside = self._near[some, rng.integers(0, self._near.shape[1], len(some))]
+            likened = some[: len(some) - twins]
+            beside = self._near[likened, rng.integers(0, self._near.shape[1], len(likened))]
             bones = np.unique(np.concatenate([some, beside]))
-        labels = np.repeat(bones, of.views_per_bone)
-        images = torch.from_numpy(from_bytes(self._source.take(labels, rng))).to(self._device)
+        mirrored = np.zeros(len(bones), bool)
+        if twins:
+            bones = np.concatenate([bones, rng.choice(bones, twins, replace=False)])
+            mirrored = np.arange(len(bones)) >= len(bones) - twins
+            mirrored ^= rng.random() < 0.5
+        views = of.views_per_bone
+        pictures = self._source.take(np.repeat(bones, views), rng)
+        images = torch.from_numpy(from_bytes(pictures)).to(self._device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if of.mirror and rng.random() < 0.5:
-            images = images.flip(3)
+        flipped = torch.from_numpy(np.repeat(mirrored, views)).to(self._device)
+        if twins:
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        labels = np.repeat(bones + len(self._source) * mirrored, views)
         return vary(images, generator), torch.from_numpy(labels)

@@ -109,12 +109,13 @@ def shape_loss(
     ----------
     embeddings, margin : as in :func:`triplet_loss`.
     labels : (B,) integer, which bone.
-    rms_mm : (B, B), surface RMS between the embeddings' bones, zero for the same.
+    rms_mm : (B, B), surface RMS between the embeddings' bones, zero for the same; infinity where
+        it is not known: there only the triplets count.
     scale_mm : the RMS at which the target has risen to 63 %.
     """
     distance = (squared_distances(embeddings) + 1e-8).sqrt()
     target = shape_target(rms_mm, scale_mm)
     pair = ((distance - target) ** 2) / (target + 0.15)
-    off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & rms_mm.isfinite()
     triplets = mine(embeddings, labels, margin=margin)
     return pair[off].mean() + triplet_loss(embeddings, triplets, margin)

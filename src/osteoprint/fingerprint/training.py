@@ -49,7 +49,8 @@ class TrainingSettings:
     bones_per_batch, views_per_bone : P bones × K views a step.
     neighbours : half of the bones of a step are drawn from so many nearest in shape of the other
         half, where shapes are known; 0: all are drawn at random.
-    mirror : half of the steps show left bones as right ones, and the other way round.
+    mirror : bones are shown as those of the other side, too, which are bones of their own: some
+        steps show both. Right and left are never one bone, however alike they are.
     variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
         their own: two dozen bones alone do not show a network what "a little longer" looks like.
         None: as many as make 512 of all bones, and at least two.
@@ -120,7 +121,8 @@ def train(
     identifiers : names of the bones that were used, for the card.
     frame : the scale of the pictures, kept in the card.
     settings : see :class:`TrainingSettings`.
-    rms_mm : (bones, bones) surface RMS, needed by the loss ``shape``.
+    rms_mm : (bones, bones) surface RMS, needed by the loss ``shape``; infinity where it is not
+        known, between bones of two kinds or sides: these are only kept apart.
     kinds : (bones,) which kind of bone each is, where there are several: bones of two kinds
         are never compared.
     start : begin with the weights of this model, of the same network, instead of at random.
@@ -227,7 +229,10 @@ class _Criterion:
             return self._other(embeddings, labels)
         if of.loss == "shape":
             assert self._rms is not None
-            rms = self._rms[labels][:, labels]
+            bones, mirrored = labels % len(self._rms), labels >= len(self._rms)
+            rms = self._rms[bones][:, bones]
+            # How far a mirror image is off nobody has worked out.
+            rms = rms.masked_fill(mirrored[:, None] != mirrored[None, :], torch.inf)
             return shape_loss(embeddings, labels, rms, self._scale, of.margin)
         drawn = torch.Generator(self._device).manual_seed(of.seed * 1_000_003 + step)
         triplets = mine(embeddings, labels, of.mining, margin=of.margin, generator=drawn)
@@ -263,6 +268,8 @@ def _optimiser(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Opti
 def _typical_rms(rms_mm: NDArray[np.float64]) -> float:
     """Half the median RMS between different bones: near and far spread over the whole range."""
     off = rms_mm[~np.eye(len(rms_mm), dtype=bool) & np.isfinite(rms_mm)]
+    if not len(off):
+        return 1.0
     return max(float(np.median(off)) / 2.0, 1e-3)
 
 

@@ -21,9 +21,9 @@ from osteoprint.fingerprint.losses import triplet_accuracy
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import PairPose, SampleBone, random_pose, render_set
 from osteoprint.fingerprint.training import TrainingSettings, train
-from osteoprint.shape.resemblance import Resemblance
 from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
+from osteoprint.study.training_films import parts_of, rms_between
 from osteoprint.study.workers import cores, open_workers
 from osteoprint.xray.standard import StandardFrame
 
@@ -180,7 +180,7 @@ def run_ablation(
 
     Parameters
     ----------
-    bones : of one kind.
+    bones : best of one kind.
     scale : how large.
     unseen : bones kept from all networks, see :func:`osteoprint.study.experiment.split`.
     seeds : every case is done with each of them.
@@ -191,7 +191,8 @@ def run_ablation(
     """
     known, held = split(bones, unseen)
     frame = StandardFrame.for_length(max(b.record.length_mm for b in known))
-    rms_mm = Resemblance.of([b.surface for b in known]).rms_mm(np.arange(len(known)))
+    themselves = replace(scale.settings, variants_per_bone=1)
+    rms_mm = rms_between(known, parts_of(known, frame, themselves))
     taken: dict[str, _Films] = {}
     lines: list[Line] = []
     chosen = [case for case in cases(scale) if only is None or case.name in only]

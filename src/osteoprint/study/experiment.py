@@ -234,16 +234,21 @@ def _nearest_other(
     rms_mm: NDArray[np.float64],
     people: NDArray[np.str_],
 ) -> dict[str, float]:
-    """Surface RMS between each bone and the other individual's its pictures are nearest to."""
+    """Surface RMS between each bone and the other individual's its pictures are nearest to.
+
+    Only bones between which it is known are compared.
+    """
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
     embedded = model.embed(flat).reshape(*pictures.shape[:2], -1)
     nearest = np.einsum("apd,bvd->apbv", embedded, embedded).max(axis=3)
     index = np.arange(len(pictures))
     same_person = people[:, None] == people[None, :]
-    if same_person.all():
+    comparable = ~same_person & np.isfinite(rms_mm)
+    asked = np.flatnonzero(comparable.any(axis=1))
+    if not len(asked):
         return {}
-    nearest = np.where(same_person[:, None, :], -np.inf, nearest)
-    found = rms_mm[index[:, None], nearest.argmax(axis=2)]
+    nearest = np.where(comparable[:, None, :], nearest, -np.inf)
+    found = rms_mm[index[:, None], nearest.argmax(axis=2)][asked]
     median, p95 = np.percentile(found, [50, 95])
     return {"nearest median mm": float(median), "nearest p95 mm": float(p95)}
 

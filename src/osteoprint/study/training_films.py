@@ -52,7 +52,8 @@ class TrainingFilms:
     Attributes
     ----------
     pictures : (v, pairs, 2, rows, columns) uint8, see ``samples.to_bytes``.
-    rms_mm : (v, v) surface RMS between the bones, real and changed.
+    rms_mm : (v, v) surface RMS between the bones, real and changed; infinity, see
+        :func:`rms_between`.
     bones : (v,) which bone each is made from; the first of each bone is the bone itself.
     """
 
@@ -221,7 +222,7 @@ def _part(
     first: int,
     count: int,
 ) -> Part:
-    lengths = [b.record.length_mm for b in bones]
+    lengths = [b.record.length_mm for b in bones if b.record.bone == bones[bone].record.bone]
     limits = (_SHORTER * min(lengths), _LONGER * max(lengths))
     pairs = settings.poses_per_variant
     return Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
@@ -256,15 +257,26 @@ def _films_of(bone: SampleBone, part: Part, number: int) -> NDArray[np.uint8]:
 
 
 def rms_between(bones: Sequence[StudyBone], parts: Sequence[Part]) -> NDArray[np.float64]:
-    """(v, v) between all variants of all parts, in their order."""
+    """(v, v) mm between all variants of all parts, in their order.
+
+    Infinity between bones of two kinds or sides: points of one are not found on the other.
+    """
     which, changes = [], []
     for part in parts:
         length = bones[part.bone].sample.frame.length_mm
         for number in range(part.first, part.first + part.count):
             which.append(part.bone)
             changes.append(part.variation(number, length, part.draws(number)))
-    resemblance = Resemblance.of([b.surface for b in bones])
-    return resemblance.rms_mm(np.array(which), changes)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, bone in enumerate(bones):
+        groups.setdefault((bone.record.bone, bone.sample.side), []).append(index)
+    out = np.full((len(which), len(which)), np.inf)
+    for members in groups.values():
+        rows = np.flatnonzero(np.isin(which, members))
+        resemblance = Resemblance.of([bones[m].surface for m in members])
+        of = np.searchsorted(members, np.array(which)[rows])
+        out[np.ix_(rows, rows)] = resemblance.rms_mm(of, [changes[row] for row in rows])
+    return out
 
 
 def _key(bone: StudyBone, part: Part) -> str:

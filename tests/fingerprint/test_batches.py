@@ -1,0 +1,65 @@
+"""What a training is shown in a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from osteoprint.fingerprint.batches import Batches, Stored
+from osteoprint.fingerprint.losses import shape_loss
+from osteoprint.fingerprint.training import TrainingSettings
+
+BONES = 12
+MIRRORED = TrainingSettings(
+    bones_per_batch=8, views_per_bone=2, neighbours=3, mirror=True, seed=3, accelerator="cpu"
+)
+
+
+def pictures() -> np.ndarray:
+    """Of (12,) bones, two views each: bright on the left."""
+    out = np.zeros((BONES, 2, 2, 24, 16), np.uint8)
+    out[..., :6] = 160
+    return out
+
+
+def shapes() -> np.ndarray:
+    at = np.arange(BONES, dtype=float)
+    return np.abs(at[:, None] - at)
+
+
+def test_mirror_images_are_bones_of_their_own_and_some_meet_their_twins():
+    for rms_mm in (None, shapes()):
+        batches = Batches(Stored(pictures()), MIRRORED, rms_mm, None, 0)
+        met, sides = 0, set()
+        for step in range(12):
+            images, labels = batches(step)
+            left, right = images[..., :6].mean((1, 2, 3)), images[..., -6:].mean((1, 2, 3))
+            assert torch.equal(right > left, labels >= BONES)
+            seen = labels.unique()
+            assert len(labels) == MIRRORED.views_per_bone * len(seen)
+            met += len(seen) - len((seen % BONES).unique())
+            sides |= {bool(x) for x in seen >= BONES}
+        assert met == 12 * MIRRORED.bones_per_batch // 4
+        assert sides == {False, True}
+
+
+def test_without_mirror_images_nothing_is_turned_round():
+    plain = TrainingSettings(bones_per_batch=8, views_per_bone=2, neighbours=3, accelerator="cpu")
+    images, labels = Batches(Stored(pictures()), plain, shapes(), None, 0)(0)
+    assert (images[..., :6].mean((1, 2, 3)) > images[..., -6:].mean((1, 2, 3))).all()
+    assert int(labels.max()) < BONES
+
+
+def test_where_no_distance_is_known_only_triplets_count():
+    prints = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator()), dim=1)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    known = 5.0 * (labels[:, None] != labels[None, :])
+    unknown = known.clone()
+    unknown[:2, 4:] = unknown[4:, :2] = torch.inf
+    some, all_ = (shape_loss(prints, labels, rms, 3.0) for rms in (unknown, known))
+    assert torch.isfinite(some)
+    assert some != all_
+    # What is not asked for cannot matter: no distance between first and last bone enters.
+    far = unknown.clone()
+    far[:2, 4:] = far[4:, :2] = torch.nan
+    assert shape_loss(prints, labels, far, 3.0) == some
