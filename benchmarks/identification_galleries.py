@@ -109,24 +109,19 @@ def made_up(count: int, frame: StandardFrame) -> np.ndarray:
     Films of the preset "clinic" with the limb and the finder stood in for, as in training; the
     second pair is there for the first ``ASKED`` only.
     """
-    said = json.dumps([count, PHANTOMS, ASKED, asdict(frame), SEED])
-    path = CACHE / f"made-up-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npz"
-    if path.is_file():
-        return np.asarray(np.load(path)["pictures"])
-    shape_model()  # once, before processes need it
-    parts: list[np.ndarray] = []
+    said = json.dumps([_CHUNK, PHANTOMS, ASKED, asdict(frame), SEED])
+    folder = CACHE / f"made-up-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{first:05d}.npy" for first in range(0, count, _CHUNK)]
+    wanted = [index for index, file in enumerate(files) if not file.is_file()]
+    if wanted:
+        shape_model()  # once, before processes need it
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_some, first, min(_CHUNK, count - first), frame)
-            for first in range(0, count, _CHUNK)
-        ]
-        for job in jobs:
-            parts.append(job.result())
-            print(f"made-up bones: {sum(map(len, parts))} of {count}", flush=True)
-    pictures = np.concatenate(parts)
-    CACHE.mkdir(exist_ok=True)
-    np.savez(path, pictures=pictures)
-    return pictures
+        jobs = [pool.submit(_some, _CHUNK * index, _CHUNK, frame) for index in wanted]
+        for index, job in zip(wanted, jobs, strict=True):
+            np.save(files[index], job.result())
+            print(f"made-up bones: {_CHUNK * (index + 1)} of {count}", flush=True)
+    return np.concatenate([np.load(file) for file in files])[:count]
 
 
 @lru_cache(maxsize=1)
