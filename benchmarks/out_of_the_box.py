@@ -28,7 +28,6 @@ from identification_scene import (
     all_clinic_pictures,
     clinic_pictures,
     embedded,
-    flat,
     row,
     study_bones,
 )
@@ -37,7 +36,6 @@ from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.model import SHIPPED, Model, load_model
 from osteoprint.fingerprint.samples import gallery_poses, random_pose, render_set, to_bytes
 from osteoprint.study.experiment import load_bone
-from osteoprint.study.pairwise import pair_distances
 from osteoprint.study.phantom_network import ROOM
 from osteoprint.xray.standard import StandardFrame
 from record import RESULTS, commit, real_bones, write_result
@@ -49,7 +47,7 @@ def unseen_rows(unit: Model, scene: Scene) -> Iterator[Row]:
     model = unit.at_scale(max(b.frame.length_mm for b in scene.known))
     prints = embedded(model, clinic_pictures(scene.unseen, "unseen", scene.frame))
     yield from one_view_rows("5 real femora, clinic", prints)
-    yield from pair_rows("5 real femora, clinic", *pair_distances(*flat(prints)))
+    yield from pair_rows("5 real femora, clinic", prints)
 
 
 def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
@@ -58,7 +56,7 @@ def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
     prints = embedded(model, all_clinic_pictures(scene))
     name = "29 real femora, clinic"
     yield from one_view_rows(name, prints)
-    yield from pair_rows(name, *pair_distances(*flat(prints)))
+    yield from pair_rows(name, prints)
     # As ``enrol`` does it: seven plain views of each bone, the nearest counts.
     bones = study_bones([*scene.known, *scene.unseen], 0, scene.frame)
     enrolled = embedded(
@@ -95,7 +93,7 @@ def leg_rows(unit: Model, _: Scene) -> Iterator[Row]:
         prints = embedded(model, shown)
         name = f"4 lower-leg bones of a real CT, {kind}"
         yield from one_view_rows(name, prints)
-        yield from pair_rows(name, *pair_distances(*flat(prints)))
+        yield from pair_rows(name, prints)
         index = np.arange(len(bones))
         kinds = np.array([r.bone for r in records])
         answer = prints.reshape(-1, prints.shape[-1]) @ prints[:, 0].T

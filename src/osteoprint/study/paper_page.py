@@ -102,10 +102,9 @@ def rows(study: PaperStudy) -> list[Row]:
             "was taken from an enrolled angle."),
     ]  # fmt: skip
     for told in study.separations:
-        paper = told.window.paper
         out.append(
             Row(f"pairs of unseen bones’ films, {told.window.name}",
-                "–" if paper is None else f"{paper:.2%}", f"{told.accuracy:.2%}",
+                _said(told.window.paper), f"{told.accuracy:.2%}",
                 f"Balanced {told.balanced:.2%}; at the margin as the threshold "
                 f"{told.at_margin:.2%}. Most pairs are of two bones, so plain accuracy flatters.")
         )  # fmt: skip
@@ -119,6 +118,13 @@ def rows(study: PaperStudy) -> list[Row]:
             f"{summary['better']:.1f}", f"Of {known}; the paper: of {PAPER['known']}."),
     ]  # fmt: skip
     return out
+
+
+def _said(paper: float | tuple[float, float] | None) -> str:
+    """A share, or the least and the greatest that it may be."""
+    if paper is None:
+        return "–"
+    return " to ".join(f"{p:.2%}" for p in np.atleast_1d(paper))
 
 
 def _triplets(result: StudyResult) -> float:

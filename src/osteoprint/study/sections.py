@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from osteoprint.study.curves import curves
 from osteoprint.study.markup import Figures, choice, film, gradient, label, ticks
 from osteoprint.study.tables import dot_plot, facts_lists, recognition_table, shape_table
 
@@ -142,7 +143,7 @@ the threshold for “the same bone”.</p>
 <p class="note soft">How they were picked: {picked} the closest call, then an even sample up to the
 clearest.</p>
 <div class="cards">{cards}</div>
-{_histogram(figure)}
+{_histogram(figure)}{curves(figure)}
 <p>{figure("summary/rank1", ".1%")} of the film pairs found their bone first
 ({figure("summary/rank1_one_view", ".1%")} when only one straight view of each bone is enrolled).
 As a yes-or-no question, the equal error rate is {figure("summary/equal_error_rate", ".2%")}, and

@@ -86,7 +86,8 @@ def recognition_table(figure: Figures) -> str:
         ("rank1", ".1%", "First match is right", "films between the enrolled angles"),
         ("rank1_one_view", ".1%", "First match is right, one view enrolled", "straight views only"),
         ("pair_accuracy", ".2%", "Pairs on the right side", "best threshold, nearest view of each"),
-        ("equal_error_rate", ".2%", "Equal error rate", "the smaller the better"),
+        ("equal_error_rate", ".2%", "Equal error rate", _interval(figure)),
+        ("cllr", ".3f", "Cllr, bits", "cost of the likelihood ratios: 0 perfect, 1 worthless"),
     )
     rows = "".join(
         f"<tr><td class=text>{words}</td><td>{figure(f'summary/{key}', form)}</td>"
@@ -101,6 +102,11 @@ style="text-align:left">how it was asked</th></tr></thead><tbody>{rows}
 <td class=wide>views 3° apart stood on both sides of the split</td></tr>{apart}</tbody>
 </table></div>
 """
+
+
+def _interval(figure: Figures) -> str:
+    low, high = (figure(f"summary/eer_ci95/{end}", ".2%") for end in (0, 1))
+    return f"95 %: {low} to {high}, bones drawn anew"
 
 
 def _percent(value: float | list[float]) -> str:
