@@ -58,7 +58,29 @@ def test_verify_a_pair_with_itself(world, capsys):
     answer = ask(capsys, "verify", *films(world), *films(world), "--bank", world / "bank")
     assert answer["distance"] == 0.0
     assert answer["same_bone"] is True
-    assert set(answer) == {"same_bone", "distance", "threshold", "likelihood_ratio"}
+    assert set(answer) == {"same_bone", "distance", "threshold", "likelihood_ratio", "warnings"}
+    # Two single pairs: not what a distance to the nearest of many enrolled views proves.
+    with Bank.open(world / "bank") as bank:
+        between, nearest = bank.pair_calibration(), bank.calibration()
+    assert between is not None
+    assert answer["threshold"] == between.threshold != nearest.threshold
+
+
+def test_verify_knows_that_left_is_not_right(world, capsys, tmp_path):
+    pairs = {}
+    for side in ("left", "right"):
+        pairs[side] = []
+        for film in films(world):
+            copy = tmp_path / f"{side}-{film.name}"
+            copy.write_bytes(film.read_bytes())
+            said = json.loads(film.with_name(film.name + ".json").read_text())
+            copy.with_name(copy.name + ".json").write_text(json.dumps(said | {"body_side": side}))
+            pairs[side].append(copy)
+    answer = ask(capsys, "verify", *pairs["left"], *pairs["right"], "--bank", world / "bank")
+    assert answer["distance"] == 0.0
+    assert answer["same_bone"] is False
+    assert answer["likelihood_ratio"] < 1
+    assert any("left" in warning for warning in answer["warnings"])
 
 
 @pytest.mark.parametrize("ending", ["ply", "stl", "glb", "dcm"])

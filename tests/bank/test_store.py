@@ -231,6 +231,10 @@ class TestModels:
             calibration = Calibration.fit([0.1, 0.2], [other, other + 0.1])
             bank.set_calibration(None, calibration)
             assert bank.calibration() == calibration
+            assert bank.pair_calibration() is None
+        pairs = Calibration.fit([0.2, 0.3], [1.0, 1.5])
+        bank.set_calibration(None, calibration, pairs)
+        assert (bank.calibration(), bank.pair_calibration()) == (calibration, pairs)
 
 
 class TestFingerprints:

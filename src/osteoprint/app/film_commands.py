@@ -97,23 +97,27 @@ def verify(
 
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
-        one, other = (
-            lookup.look(a, m, marker_mm=marker_mm).fingerprint for a, m in ((ap, ml), (ap2, ml2))
-        )
-        evidence = lookup.calibration()
-    distance = float(squared_distance(one, other))
+        one, other = (lookup.look(a, m, marker_mm=marker_mm) for a, m in ((ap, ml), (ap2, ml2)))
+        evidence = lookup.pair_calibration()
+    distance = float(squared_distance(one.fingerprint, other.fingerprint))
+    warnings = list(dict.fromkeys([*one.warnings, *other.warnings]))
+    same, ratio = distance <= evidence.threshold, evidence.likelihood_ratio(distance)
+    sides = {query.side for query in (one, other)} - {None}
+    if len(sides) > 1:
+        same, ratio = False, evidence.lowest_lr
+        warnings.append("the films say that one bone is a left one, the other a right one")
     values = {
-        "same_bone": bool(distance <= evidence.threshold),
+        "same_bone": bool(same),
         "distance": distance,
         "threshold": evidence.threshold,
-        "likelihood_ratio": evidence.likelihood_ratio(distance),
+        "likelihood_ratio": ratio,
+        "warnings": warnings,
     }
     line = (
-        f"{'the same bone' if values['same_bone'] else 'different bones'}: distance "
-        f"{distance:.4f}, threshold {evidence.threshold:.4f}, likelihood ratio "
-        f"{values['likelihood_ratio']:.3g}"
+        f"{'the same bone' if same else 'different bones'}: distance {distance:.4f}, threshold "
+        f"{evidence.threshold:.4f}, likelihood ratio {ratio:.3g}"
     )
-    answer(values, [line], as_json=as_json)
+    answer(values, [line, *(f"warning: {w}" for w in warnings)], as_json=as_json)
 
 
 def film(

@@ -182,7 +182,7 @@ def _model_problems(bank: Bank) -> Iterator[str]:
         try:
             bank.disk.files["model"].require(sha256)
             check_safetensors(bank.disk.files["model"].path(sha256))
-            bank.calibration(sha256[:12])
+            bank.calibration(sha256[:12])  # both are read
         except InputError as error:
             yield f"model {sha256[:12]}: {_told(error, bank.folder)}"
 

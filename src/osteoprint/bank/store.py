@@ -245,20 +245,46 @@ class Bank:
         return self.model(sha256[:12]), known is None
 
     def calibration(self, model: ModelRecord | str | None = None) -> Calibration | None:
-        """What distances between this model's fingerprints mean; None until it was set."""
+        """What distances to a bone's nearest enrolled view mean; None until it was set."""
+        return self._calibrations(model)[0]
+
+    def pair_calibration(self, model: ModelRecord | str | None = None) -> Calibration | None:
+        """What distances between two single pairs of films mean; None until it was set."""
+        return self._calibrations(model)[1]
+
+    def _calibrations(
+        self, model: ModelRecord | str | None
+    ) -> tuple[Calibration | None, Calibration | None]:
         column = schema.models.c.calibration
         query = select(column).where(schema.models.c.id == self.model(model).id)
         with self.disk.reading() as connection:
             text = connection.execute(query).scalar()
         try:
-            return None if text is None else Calibration.from_dict(json.loads(text))
+            if text is None:
+                return None, None
+            values = json.loads(text)
+            pairs = values.pop("pairs", None) if isinstance(values, dict) else None
+            between = None if pairs is None else Calibration.from_dict(pairs)
+            return Calibration.from_dict(values), between
         except ValueError as error:
             problem = f"its calibration is damaged ({error})"
             raise BankError(self.folder, problem, "run 'osteoprint enrol' again") from error
 
-    def set_calibration(self, model: ModelRecord | str | None, calibration: Calibration) -> None:
-        """Keep a calibration of a model's distances, in place of the one before."""
-        text = json.dumps(calibration.to_dict(), allow_nan=False)
+    def set_calibration(
+        self,
+        model: ModelRecord | str | None,
+        calibration: Calibration,
+        pairs: Calibration | None = None,
+    ) -> None:
+        """Keep what a model's distances mean, in place of what was kept before.
+
+        ``calibration`` is of distances to a bone's nearest view, ``pairs`` of those between two
+        single pairs of films.
+        """
+        values = calibration.to_dict()
+        if pairs is not None:
+            values["pairs"] = pairs.to_dict()
+        text = json.dumps(values, allow_nan=False)
         change = update(schema.models).where(schema.models.c.id == self.model(model).id)
         with self.disk.changing(), self.disk.transaction() as connection:
             connection.execute(change.values(calibration=text))

@@ -20,7 +20,7 @@ from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, FilmError
 from osteoprint.fingerprint.model import Model, load_model
 from osteoprint.fingerprint.samples import pair_pictures
-from osteoprint.frames import apply, invert_rigid
+from osteoprint.frames import Side, apply, invert_rigid
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.reconstruction import Reconstruction
 from osteoprint.shape.alignment import align_rigid
@@ -40,6 +40,7 @@ class Query:
     Attributes
     ----------
     fingerprint : (d,) float32, unit length.
+    side : of the body, where a film says it.
     other_side : ids of the bones that it cannot be, being of the other side of the body.
     warnings : what is doubtful about the films or the bank, in words.
     scale_source : where the films' millimetres come from, in words.
@@ -47,6 +48,7 @@ class Query:
     """
 
     fingerprint: NDArray[np.float32]
+    side: Side | None
     other_side: frozenset[str]
     warnings: tuple[str, ...]
     scale_source: str
@@ -94,17 +96,20 @@ class Lookup:
         warnings = list(pair.warnings)
         side = films[0].side or films[1].side
         records = {r.id: r for r in self.bank.bones()}
-        missing = len(records) - len(self.bank.enrolled(self.record))
+        enrolled = self.bank.enrolled(self.record).keys()
+        missing = len(records) - len(enrolled)
         if missing:
             warnings.append(f"{missing} of {len(records)} bones have no fingerprints: enrol again")
         other = frozenset(i for i, r in records.items() if side and r.side not in (None, side))
-        if other and len(other) == len(records):
-            warnings.append(f"the films are of a {side} bone, the bank holds none of that side")
+        if other >= enrolled:
+            warnings.append(
+                f"the films are of a {side} bone, the bank holds no fingerprints of that side"
+            )
             other = frozenset()
         pictures = pair_pictures(films, self.model.card.frame, (str(ap), str(ml)), pair.stretches)
         embedded = np.asarray(self.model.embed(pictures[None])[0])
         scale = " and ".join(dict.fromkeys(film.scale_source for film in films))
-        return Query(embedded, other, tuple(warnings), scale, pair.lengths_mm)
+        return Query(embedded, side, other, tuple(warnings), scale, pair.lengths_mm)
 
     def _check_length(self, path: Path, film: Radiograph) -> None:
         """Raise FilmError where the bone on a film is too long or too short for the model."""
@@ -125,8 +130,14 @@ class Lookup:
         return list(nearest(query.fingerprint, fingerprints, top=top, exclude=query.other_side))
 
     def calibration(self) -> Calibration:
-        """What a distance proves. Raises BankError where it could not be learnt."""
-        calibration = self.bank.calibration(self.record)
+        """What a distance to a bone proves. Raises BankError where it could not be learnt."""
+        return self._learnt(self.bank.calibration(self.record))
+
+    def pair_calibration(self) -> Calibration:
+        """What a distance between two film pairs proves. Raises as :meth:`calibration`."""
+        return self._learnt(self.bank.pair_calibration(self.record))
+
+    def _learnt(self, calibration: Calibration | None) -> Calibration:
         if calibration is None:
             raise BankError(
                 self.bank.folder,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord, ModelRecord
-from osteoprint.bank.search import bone_distances
+from osteoprint.bank.search import bone_distances, squared_distance
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, ModelError
 from osteoprint.fingerprint.clinic_films import read_pair
@@ -31,6 +31,8 @@ from osteoprint.xray.standard import FRAME_ROOM
 
 # Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
 _PROBES = 8
+# Each bone's pairs are compared with those of so many others, drawn.
+_STRANGERS = 50
 _PRESETS = ("ideal", "clinic")
 
 
@@ -125,6 +127,33 @@ def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float3
     return model.embed(from_bytes(pictures))
 
 
+def _between_pairs(
+    probes: dict[str, NDArray[np.float32]], bones: list[str], people: NDArray[np.str_]
+) -> Calibration:
+    """What the squared distance between two film pairs proves, neither of them enrolled.
+
+    ``probes`` are (pairs, d) fingerprints of each of the bones, ``people`` whose those are. A
+    nearest of many views lies nearer than one pair does, strangers' most of all: what was learnt
+    from it would call too many pairs of one bone two bones.
+    """
+    rng = np.random.default_rng(2)
+    genuine, impostor = [], []
+    for one, bone in enumerate(bones):
+        apart = squared_distance(probes[bone][:, None], probes[bone][None])
+        genuine.append(apart[np.triu_indices(len(apart), 1)])
+        strangers = np.flatnonzero(people != people[one])
+        for stranger in rng.permutation(strangers)[:_STRANGERS]:
+            other = probes[bones[stranger]]
+            impostor.append((one, squared_distance(probes[bone][:, None], other[None]).ravel()))
+    return Calibration.fit(
+        np.concatenate(genuine),
+        np.concatenate([apart for _, apart in impostor]),
+        genuine_groups=np.repeat(np.arange(len(bones)), [len(apart) for apart in genuine]),
+        impostor_groups=np.repeat([one for one, _ in impostor], [len(a) for _, a in impostor]),
+        rng=np.random.default_rng(1),
+    )
+
+
 def _asked(model: Model, bone: StudyBone, rng: np.random.Generator) -> NDArray[np.float32]:
     """(_PROBES, d) fingerprints of films as they may come: plain ones, and a clinic's."""
     kinds = itertools.cycle(_PRESETS)
@@ -194,7 +223,7 @@ def _calibrate(
         impostor_groups=groups,
         rng=np.random.default_rng(0),
     )
-    bank.set_calibration(made_by, calibration)
+    bank.set_calibration(made_by, calibration, _between_pairs(probes, asked, person[own]))
     seen = sum(b in trained for b in asked)
     if seen:
         result["warnings"].append(
