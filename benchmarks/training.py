@@ -25,7 +25,7 @@ from pytorch_metric_learning import losses, miners
 from torch.nn import functional
 
 from identification_scene import Row, row
-from osteoprint.fingerprint import training
+from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, vary
@@ -110,7 +110,7 @@ def speeds(steps: int) -> list[Row]:
 
 def child(folder: Path) -> None:
     """One training, from its checkpoint if there is one, which is kept often."""
-    training._Run.save_sometimes.__defaults__ = (0.2,)
+    Checkpoint.save_sometimes.__defaults__ = (0.2,)
     shown = pictures()[:12]
     settings = TrainingSettings(steps=60, loss="triplet", bones_per_batch=8, accelerator="cpu")
     model = train(

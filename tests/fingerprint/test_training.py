@@ -8,9 +8,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint import training as training_module
+from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Encoder, LocalContrast, Network
 from osteoprint.fingerprint.model import load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
@@ -49,7 +52,7 @@ def test_equal_seeds_give_equal_networks_and_others_do_not(pictures):
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(pictures, tmp_path, monkeypatch):
     names, checkpoint = ["a", "b", "c"], tmp_path / "run.checkpoint"
     undisturbed = weights(train(pictures, names, FRAME, SETTINGS))
-    monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
+    monkeypatch.setattr(Checkpoint.save_sometimes, "__defaults__", (0.0,))
     for killed_at in (2, 1, 1, 1, 1):
         calls = 0
 
@@ -79,7 +82,8 @@ def test_a_network_can_be_refined_and_says_what_it_was(pictures):
     refined = train(pictures, ["d", "e", "f"], FRAME, short, start=first)
     learnt = [k for k, _ in first.encoder.named_parameters()]
     assert all(torch.equal(weights(refined)[k], weights(first)[k]) for k in learnt)
-    assert refined.card.trained_on == {"bones": ["d", "e", "f"], "before": {"bones": names}}
+    assert refined.card.trained_on["bones"] == ["d", "e", "f"]
+    assert refined.card.trained_on["before"] == first.card.trained_on
     with pytest.raises(ModelError, match="another network"):
         train(pictures, names, FRAME, dataclasses.replace(short, network=Network()), start=first)
 
@@ -94,7 +98,7 @@ def test_a_damaged_checkpoint_is_refused(pictures, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.checkpoint"
-    monkeypatch.setattr(training_module._Run.save_sometimes, "__defaults__", (0.0,))
+    monkeypatch.setattr(Checkpoint.save_sometimes, "__defaults__", (0.0,))
     train(pictures, ["a", "b", "c"], FRAME, SETTINGS, checkpoint=checkpoint)
     other = dataclasses.replace(SETTINGS, margin=0.3)
     with pytest.raises(ModelError, match="other settings"):
@@ -229,3 +233,73 @@ def test_every_setting_trains_and_repeats(pictures, change):
 def test_a_loss_nobody_knows_is_refused(pictures):
     with pytest.raises(ModelError, match="ntxent"):
         train(pictures, ["a", "b", "c"], FRAME, dataclasses.replace(SETTINGS, loss="best"))
+
+
+def test_the_card_says_which_pictures_and_how_far_bones_lie_apart(pictures):
+    one = train(pictures, ["a", "b", "c"], FRAME, dataclasses.replace(SETTINGS, steps=150)).card
+    other = pictures.copy()
+    other[0, 0, 0, 0, 0] ^= 1
+    two = train(other, ["a", "b", "c"], FRAME, dataclasses.replace(SETTINGS, steps=1)).card
+    assert len(one.trained_on["data_sha256"]) == 64
+    assert one.trained_on["data_sha256"] != two.trained_on["data_sha256"]
+    assert 0 < one.figures["threshold on training bones"] < 4
+
+
+def test_tensorboard_gets_every_step(pictures, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    losses = []
+    train(pictures, ["a", "b", "c"], FRAME, SETTINGS, log=tmp_path,
+          progress=lambda _, loss: losses.append(loss))  # fmt: skip
+    events = EventAccumulator(str(next(tmp_path.glob("*/events*")).parent))
+    events.Reload()
+    written = events.Scalars("loss")
+    assert [e.step for e in written] == list(range(SETTINGS.steps))
+    assert [e.value for e in written] == pytest.approx(losses, rel=1e-5)
+    assert "triplet accuracy on training bones" in events.Tags()["scalars"]
+
+
+def test_without_tensorboard_its_log_is_refused(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="tensorboard"):
+        train(pictures, ["a", "b", "c"], FRAME, SETTINGS, log=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_time_that_was_used_before_an_interruption_counts(pictures, tmp_path):
+    names, checkpoint = ["a", "b", "c"], tmp_path / "run.checkpoint"
+    short = dataclasses.replace(SETTINGS, steps=3)
+    train(pictures, names, FRAME, short, checkpoint=checkpoint)
+    with safe_open(checkpoint, "pt") as file:
+        said, state = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    assert float(said["seconds"]) >= 0
+    # As if it had taken an hour; of a longer training with the same signature.
+    longer = dataclasses.replace(short, steps=50, minutes=5.0)
+    signature = json.loads(said["signature"]) | {"steps": 50}
+    said |= {"seconds": "3600", "signature": json.dumps(signature, sort_keys=True)}
+    save_file(state, checkpoint, metadata=said)
+    assert train(pictures, names, FRAME, longer, checkpoint=checkpoint).card.figures["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"network": {"dimension": "128"}}, {"network": {"dimension": -1}},
+        {"network": {"backbone": 3}}, {"frame": {"rows": "many"}}, {"trained_on": {}},
+        {"trained_on": ["a"]}, {"figures": None}, {"settings": 1}, {"scale": "any"}, [],
+    ],
+)  # fmt: skip
+def test_a_damaged_card_is_refused(pictures, tmp_path, damage):
+    path = tmp_path / "model.safetensors"
+    save_model(train(pictures, ["a", "b", "c"], FRAME, SETTINGS), path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    if isinstance(damage, dict):
+        for key, value in damage.items():
+            both = isinstance(value, dict) and value and key != "trained_on"
+            card[key] = card[key] | value if both else value
+    else:
+        card = damage
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="card"):
+        load_model(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +36,9 @@ class PictureSource(Protocol):
     def some(self, bones: NDArray[np.int64], views: int) -> Pictures:
         """(n, up to `views`, 2, rows, columns) of (n,) bones, the same ones every time."""
 
+    def sha256(self) -> str:
+        """Of all that the pictures depend on, or of the pictures."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stored:
@@ -53,6 +57,13 @@ class Stored:
     def some(self, bones: NDArray[np.int64], views: int) -> Pictures:
         """See :class:`PictureSource`."""
         return self.pictures[bones, :views]
+
+    def sha256(self) -> str:
+        """See :class:`PictureSource`."""
+        digest = hashlib.sha256(str(self.pictures.shape).encode())
+        for block in self.pictures:
+            digest.update(block.tobytes())
+        return digest.hexdigest()
 
 
 class Batches:

@@ -71,9 +71,26 @@ class ModelCard:
                     "train it again with this version",
                 )
             network, frame = Network(**values["network"]), StandardFrame(**values["frame"])
-            return cls(**{**values, "network": network, "frame": frame})
-        except (KeyError, TypeError):
+            card = cls(**{**values, "network": network, "frame": frame})
+            card.check()
+            return card
+        except (KeyError, TypeError, ValueError):
             raise ModelError(source, "is no model card", "train the model again") from None
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError where a value is none that a training writes."""
+        network, frame = self.network, self.frame
+        widths = (*network.reductions, network.dimension, frame.rows, frame.columns)
+        if not all(isinstance(width, int) and width > 0 for width in widths):
+            raise ValueError("sizes are whole numbers above 0")
+        if not (isinstance(network.backbone, str) and frame.spacing_mm > 0):
+            raise ValueError("a backbone has a name, a pixel a size")
+        if not all(isinstance(v, dict) for v in (self.trained_on, self.figures, self.settings)):
+            raise ValueError("what it was trained on, figures and settings go by names")
+        if not isinstance(self.trained_on.get("bones"), list):
+            raise ValueError("no bones")
+        if self.scale not in ("fixed", "of the bank"):
+            raise ValueError("no such scale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +163,15 @@ def load_model(path: Path) -> Model:
     try:
         values = json.loads(card_path.read_text())
         sha256 = values.pop("weights_sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         raise ModelError(card_path, "is no model card", "keep it beside its weights") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ModelError(path, "does not match its card", "copy both files again")
     card = ModelCard.from_json(values, str(card_path))
-    encoder = Encoder(card.network)
     try:
+        encoder = Encoder(card.network)
         encoder.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError):
+    except (RuntimeError, TypeError, ValueError, SafetensorError):
         raise ModelError(path, "does not fit its network", "train it again") from None
     encoder.eval()
     return Model(encoder, card)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +13,19 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.logger import Logger
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint.batches import Batches, PictureSource, Stored
+from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Encoder, Network
 from osteoprint.fingerprint.losses import (
     OTHER_LOSSES,
     other_loss,
     shape_loss,
+    squared_distances,
     triplet_accuracy,
     triplet_loss,
 )
@@ -110,6 +112,7 @@ def train(
     kinds: NDArray[np.int64] | None = None,
     start: Model | None = None,
     checkpoint: Path | None = None,
+    log: Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train an encoder.
@@ -128,10 +131,12 @@ def train(
     start : begin with the weights of this model, of the same network, instead of at random.
     checkpoint : a file kept up to date while training; training goes on from it if it
         exists and was made with the same settings and bones. It stays, complete, at the end.
+    log : a folder for what TensorBoard shows: loss and learning rate of every step.
     progress : called with (share done, current loss).
 
     Raises ModelError for fewer than two bones, for ``shape`` without ``rms_mm``, for a
-    ``start`` of another network, and for a checkpoint of other settings.
+    ``start`` of another network, for a checkpoint of other settings, and for a `log` without
+    TensorBoard.
     """
     if len(pictures) < 2:
         raise ModelError("training", "needs at least two bones", "ingest more bones")
@@ -143,33 +148,33 @@ def train(
     if settings.devices > 1 and settings.neighbours:
         # Steps have as many bones as they happen to have; all devices need the same number.
         raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
-    fabric = Fabric(
-        accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision
-    )
-    fabric.launch()
+    fabric = _fabric(settings, log)
     torch.manual_seed(settings.seed)
     source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
-    trained_on: dict[str, Any] = {"bones": identifiers}
+    trained_on: dict[str, Any] = {"bones": identifiers, "data_sha256": source.sha256()}
     encoder = Encoder(settings.network, pretrained=settings.pretrained and start is None)
     if start is not None:
         if start.card.network != settings.network:
             raise ModelError("training", "starts from another network", "train from nothing")
         encoder.load_state_dict(start.encoder.state_dict())
         trained_on["before"] = start.card.trained_on
+    # The optimiser's state, when gone on with, has to be where the weights are.
+    encoder = encoder.to(fabric.device)
     optimiser = _optimiser(encoder, settings)
-    run = _Run(encoder, optimiser, settings, trained_on, checkpoint)
+    run = Checkpoint(encoder, optimiser, asdict(settings), trained_on, checkpoint)
     first = run.resume()
     # A quarter faster on a CPU, and what tensor cores want.
     encoder = encoder.to(memory_format=torch.channels_last)
     shared, optimising = fabric.setup(encoder, optimiser)
     criterion = _Criterion(settings, rms_mm, fabric.device)
     batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank, fabric.device)
-    started, done, loss_value = time.monotonic(), first, float("nan")
+    done = first
     shared.train()
     for step in range(first, settings.steps):
         share = step / settings.steps
         if settings.minutes is not None:
-            share = max(share, (time.monotonic() - started) / 60.0 / settings.minutes)
+            # All devices have to stop at the same step.
+            share = max(share, fabric.broadcast(run.seconds / 60.0 / settings.minutes))
             if share >= 1.0:
                 break
         for group in optimiser.param_groups:
@@ -183,6 +188,9 @@ def train(
         fabric.backward(loss)
         optimising.step()
         loss_value, done = float(loss.detach()), step + 1
+        fabric.log_dict(
+            {"loss": loss_value, "learning rate": optimiser.param_groups[-1]["lr"]}, step
+        )
         if fabric.is_global_zero:
             run.save_sometimes(done)
         if progress:
@@ -198,10 +206,32 @@ def train(
         figures={"steps": float(done)},
     )
     model = Model(encoder, card)
-    held = _training_accuracy(model, source, settings)
-    card.figures["triplet accuracy on training bones"] = held
-    run.save(done)
+    card.figures |= _on_training_bones(model, source, settings)
+    if fabric.is_global_zero:
+        run.save(done)
+    if fabric.loggers:
+        fabric.log_dict(card.figures, done)
+        fabric.logger.finalize("success")
     return model
+
+
+def _fabric(settings: TrainingSettings, log: Path | None) -> Fabric:
+    """What runs the training, and writes what TensorBoard shows where that is wanted."""
+    loggers: list[Logger] = []
+    if log is not None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ModelError(
+                "--log", "needs the package tensorboard", "pip install 'osteoprint[tensorboard]'"
+            )
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(log, name=None))
+    fabric = Fabric(
+        accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision,
+        loggers=loggers,
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
 
 
 class _Criterion:
@@ -280,76 +310,27 @@ def _schedule(share: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (share - 0.04) / 0.96))
 
 
-def _training_accuracy(model: Model, source: PictureSource, settings: TrainingSettings) -> float:
-    """Triplet accuracy on a few unvaried pictures of each bone."""
+def _on_training_bones(
+    model: Model, source: PictureSource, settings: TrainingSettings
+) -> dict[str, float]:
+    """Triplet accuracy and threshold on a few unvaried pictures of each bone.
+
+    The threshold is the squared distance above which as many of one bone's pairs lie as of two
+    bones' lie below. The network has learnt these bones; a bank's own threshold comes from `enrol`.
+    """
     shown = source.some(np.arange(len(source)), _HELD)
     labels = torch.arange(len(shown)).repeat_interleave(shown.shape[1])
-    embedded = model.embed(from_bytes(shown.reshape(-1, *shown.shape[2:])))
-    return triplet_accuracy(torch.from_numpy(embedded), labels, settings.margin)
-
-
-class _Run:
-    """The state of a training on disk: weights, optimiser and step, in one safetensors file."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        optimiser: torch.optim.Optimizer,
-        settings: TrainingSettings,
-        trained_on: dict[str, Any],
-        path: Path | None,
-    ) -> None:
-        self.encoder, self.optimiser, self.path = encoder, optimiser, path
-        wanted = asdict(settings) | {"minutes": None} | trained_on
-        self.signature = json.dumps(wanted, sort_keys=True)
-        self.saved_at = time.monotonic()
-
-    def resume(self) -> int:
-        """Load the checkpoint if there is one; returns the step to go on with."""
-        if self.path is None or not self.path.is_file():
-            return 0
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-            state = load_file(self.path)
-        except SafetensorError:
-            raise ModelError(
-                self.path, "is damaged", "delete it, or train without --resume"
-            ) from None
-        if metadata.get("signature") != self.signature:
-            raise ModelError(
-                self.path,
-                "is a checkpoint of other settings or bones",
-                "delete it, or train without --resume",
-            )
-        weights = {k[8:]: v for k, v in state.items() if k.startswith("weights.")}
-        self.encoder.load_state_dict(weights)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(
-            {"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]}
-        )
-        return int(metadata["step"])
-
-    def save_sometimes(self, step: int, seconds: float = 20.0) -> None:
-        """Write the checkpoint when the last one is older than ``seconds``."""
-        if time.monotonic() - self.saved_at >= seconds:
-            self.save(step)
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint, whole or not at all, where one is wanted."""
-        if self.path is None:
-            return
-        tensors = {f"weights.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            for name, value in values.items():
-                tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).contiguous()
-        partial = self.path.with_name(self.path.name + ".partial")
-        save_file(tensors, partial, metadata={"signature": self.signature, "step": str(step)})
-        partial.replace(self.path)
-        self.saved_at = time.monotonic()
+    embedded = torch.from_numpy(model.embed(from_bytes(shown.reshape(-1, *shown.shape[2:]))))
+    apart, same = squared_distances(embedded), labels[:, None] == labels[None, :]
+    once = torch.ones_like(same).triu(1)
+    genuine, impostor = apart[same & once], apart[~same & once].sort().values
+    # As the share of one bone's pairs beyond it falls, that of two bones' below it rises.
+    levels = genuine.sort().values
+    missed = 1.0 - torch.arange(1, len(levels) + 1) / len(levels)
+    matched = torch.searchsorted(impostor, levels, right=True) / len(impostor)
+    level = levels[int((missed - matched).abs().argmin())]
+    beyond = impostor[impostor > level][:1]
+    return {
+        "triplet accuracy on training bones": triplet_accuracy(embedded, labels, settings.margin),
+        "threshold on training bones": float(torch.cat([level[None], beyond]).mean()),
+    }

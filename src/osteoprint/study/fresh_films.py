@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.samples import SampleBone, random_pose, to_bytes, varied_bone
 from osteoprint.fingerprint.training import TrainingSettings
-from osteoprint.study.training_films import parts_of, rms_between
+from osteoprint.study.training_films import part_key, parts_of, rms_between
 from osteoprint.study.workers import cores
 from osteoprint.xray.standard import StandardFrame
 
@@ -78,6 +79,11 @@ class FreshFilms:
         drawn = np.random.default_rng([self._settings.seed, 2])
         shown = self.take(np.repeat(bones, views), drawn)
         return shown.reshape(len(bones), views, *shown.shape[1:])
+
+    def sha256(self) -> str:
+        """Of all that the pictures depend on."""
+        keys = [part_key(self._bones[part.bone], part) for part in self._parts]
+        return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
     def _subject(self, index: int) -> SampleBone:
         if index not in self._made:

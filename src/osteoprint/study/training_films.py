@@ -185,7 +185,7 @@ def make_training_films(
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         place.mkdir(parents=True, exist_ok=True)
-        files = [place / f"{_key(bones[part.bone], part)}.npy" for part in parts]
+        files = [place / f"{part_key(bones[part.bone], part)}.npy" for part in parts]
         left = [i for i, file in enumerate(files) if not file.is_file()]
         done = len(parts) - len(left)
 
@@ -279,7 +279,7 @@ def rms_between(bones: Sequence[StudyBone], parts: Sequence[Part]) -> NDArray[np
     return out
 
 
-def _key(bone: StudyBone, part: Part) -> str:
+def part_key(bone: StudyBone, part: Part) -> str:
     """A name for what a part makes: all that it depends on."""
     record = bone.record
     scan = (record.volume_sha256, record.bone_to_world.tolist(), record.side, record.length_mm)
