@@ -13,7 +13,7 @@ import time
 import torch
 
 from identification_scene import KNOWN, Row, row, study_bones
-from osteoprint.study.ablation import BASE, SCALES, Line, cases, run_ablation
+from osteoprint.study.ablation import BASE, SCALES, Line, affordable_scale, cases, run_ablation
 from osteoprint.study.ablation_page import table
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import real_femora
@@ -29,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
     bones = real_femora("smir_right_femora")
     frame = StandardFrame.for_length(max(b.frame.length_mm for b in bones[:KNOWN]))
-    scale = SCALES[asked.scale]
+    scale = affordable_scale(SCALES[asked.scale])
 
     def progress(what: str, done: float, total: float) -> None:
         print(f"{what}: {done:g} of {total:g}", flush=True)

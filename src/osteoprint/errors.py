@@ -30,6 +30,10 @@ class InputError(OsteoprintError):
         # A message is one line, whatever a library put into its own.
         super().__init__(" ".join(f"{source}: {problem}; {fix}".split()))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """So that one raised in another process arrives as it was."""
+        return type(self), (self.source, self.problem, self.fix)
+
 
 class ScanError(InputError):
     """A CT scan or a surface cannot be read or does not hold what it should."""

@@ -223,3 +223,100 @@ def test_enrolling_one_bone_gives_no_threshold_and_says_so(world, capsys, tmp_pa
     assert (answer["enrolled"], answer["threshold"]) == (1, None)
     assert run([*map(str, asked)]) == 0
     assert "one bone alone gives no threshold" in capsys.readouterr().out
+
+
+def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
+    """What the file says is in the card; options come first."""
+    config, model = tmp_path / "training.toml", tmp_path / "m.safetensors"
+    config.write_text(
+        'loss = "triplet"\nmining = "semihard"\nsteps = 9\nmargin = 0.2\nneighbours = 0\n'
+        '[network]\ndimension = 16\nviews = "side by side"\n'
+    )
+    asked = ["train", "--bank", world / "bank", "--out", model, "--config", config, "--steps", 1]
+    ask(capsys, *asked, "--variants", 1, "--pairs", 2, "--seed", 3)
+    card = json.loads(model.with_suffix(".json").read_text())
+    assert card["network"]["dimension"] == 16
+    assert card["network"]["views"] == "side by side"
+    told = card["settings"]
+    assert (told["loss"], told["mining"], told["margin"]) == ("triplet", "semihard", 0.2)
+    assert (told["steps"], told["seed"], told["views_per_bone"]) == (1, 3, 3)
+    ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x", "--shards",
+        "--workers", 1)  # fmt: skip
+    ask(capsys, *asked, "--shards", tmp_path / "x")
+    again = json.loads(model.with_suffix(".json").read_text())
+    assert again["settings"]["variants_per_bone"] == 1
+    assert again["trained_on"]["bones"] == card["trained_on"]["bones"]
+    assert again["trained_on"]["data_sha256"] != card["trained_on"]["data_sha256"]
+    shard = next((tmp_path / "x" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:5000])
+    before = model.read_bytes()
+    assert run([*map(str, asked), "--shards", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shard.name in said
+    assert "render" in said
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps = ", "cannot be read"), ("step = 3", "knows no 'step'"),
+        ("network = 3", "network"), ('steps = "many"', "steps"), ("margin = -1", "margin"),
+        ('loss = "best"', "loss"), ('presets = ["sunny"]', "sunny"),
+        ("[network]\ndimension = 0", "dimension"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_one_line(world, capsys, tmp_path, text, said):
+    config = tmp_path / "training.toml"
+    config.write_text(text)
+    argv = ["train", "--bank", str(world / "bank"), "--out", str(tmp_path / "m.safetensors")]
+    assert run([*argv, "--config", str(config)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "training.toml" in lines[0]
+
+
+def test_options_that_would_not_be_looked_at_are_refused(world, capsys, tmp_path):
+    model, x = str(tmp_path / "m.safetensors"), str(tmp_path / "x")
+    bank = ["--bank", str(world / "bank")]
+    for option, argv in {
+        "--pairs": ["train", *bank, "--out", model, "--fresh", "--pairs", "3"],
+        "--fresh": ["train", *bank, "--out", model, "--fresh", "--shards", x],
+        "--log": ["train", "--phantoms", "--out", model, "--log", x],
+        "--refine": ["train", *bank, "--out", model, "--refine", "--backbone", "resnet10t"],
+        "--preset": ["study", "identification", *bank, "--out", x, "--preset", "clinic"],
+        "--repeats": ["study", "paper", *bank, "--out", x, "--repeats", "2"],
+        "--scale": ["study", "reconstruction", *bank, "--out", x, "--scale", "full"],
+    }.items():
+        capsys.readouterr()
+        assert run(argv) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert option in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_imagenet_weights_a_network_is_trained_from_scratch(
+    world, capsys, tmp_path, monkeypatch
+):
+    import timm
+
+    build = timm.create_model
+
+    def offline(*names, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no way out")
+        return build(*names, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    model = tmp_path / "m.safetensors"
+    asked = ["train", "--bank", world / "bank", "--out", model, "--backbone", "resnet10t"]
+    answer = ask(
+        capsys, *asked, "--pretrained", "--steps", 1, "--variants", 1, "--pairs", 2, "--loss",
+        "triplet",
+    )  # fmt: skip
+    assert len(answer["warnings"]) == 1
+    assert "ImageNet" in answer["warnings"][0]
+    assert "scratch" in answer["warnings"][0]
+    assert json.loads(model.with_suffix(".json").read_text())["settings"]["pretrained"] is False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,13 +94,23 @@ def train(
             "of bones of any size.",
         ),
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="All settings: a TOML file, or paper-vgg16 or paper-resnet50, the paper's triplet "
+            "networks. Options beside it come first."
+        ),
+    ] = None,
     backbone: Annotated[
-        str, typer.Option(help="'compact', or the name of a timm network.")
-    ] = "compact",
+        str | None, typer.Option(help="'compact' (the default), or the name of a timm network.")
+    ] = None,
     loss: Annotated[
-        Literal["triplet", "shape"],
-        typer.Option(help="triplet: the paper's; shape: distances that follow the surfaces."),
-    ] = "shape",
+        str | None,
+        typer.Option(
+            help="shape (the default): distances that follow the surfaces; triplet: the paper's; "
+            "contrastive, multi-similarity, ntxent, circle."
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.05, help="Films and training together stop after so long.")
     ] = None,
@@ -117,7 +126,9 @@ def train(
             "phantoms 18.",
         ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Film pairs of each variant.")] = 12,
+    pairs: Annotated[
+        int | None, typer.Option(min=2, help="Film pairs of each variant; by default 12.")
+    ] = None,
     fresh: Annotated[
         bool,
         typer.Option(
@@ -126,6 +137,10 @@ def train(
             "before: for machines of many cores.",
         ),
     ] = False,
+    shards: Annotated[
+        Path | None,
+        typer.Option(help="Show the pictures that 'render --shards' put there, no variants."),
+    ] = None,
     refine: Annotated[
         bool,
         typer.Option(
@@ -135,57 +150,58 @@ def train(
         ),
     ] = False,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from ImageNet weights (timm only).")
+        bool,
+        typer.Option(
+            "--pretrained",
+            help="Start from ImageNet weights (timm only); from scratch where they cannot be had.",
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Everything that is drawn; by default 0.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="A folder for TensorBoard: every step's loss.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a fingerprint network on the bones of a bank, or on phantoms."""
     from osteoprint.bank.store import Bank
     from osteoprint.errors import InputError, ModelError
-    from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.model import SHIPPED, load_model, save_model
     from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
+    from osteoprint.study.training_config import chosen, read_training, with_weights
     from osteoprint.study.training_films import frame_for
 
     if phantoms == (bank is not None):
         raise InputError("train", "needs bones to train on", "give either --bank or --phantoms")
-    if phantoms and minutes is not None:
-        raise InputError("--minutes", "is of no use with --phantoms", "give --steps")
-    if phantoms and fresh:
-        raise InputError("--fresh", "is of no use with --phantoms", "give --pairs")
-    if refine and (phantoms or pretrained or backbone != "compact"):
-        raise InputError(
-            "--refine", "is of no use with --phantoms, --pretrained or another --backbone",
-            "leave those out",
-        )  # fmt: skip
+    usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
+    if config is not None:
+        usual = read_training(config, usual)
+    start = load_model(SHIPPED) if refine else None
+    settings = chosen(
+        usual, network=None if start is None else start.card.network, backbone=backbone, loss=loss,
+        minutes=minutes, steps=step_count, variants_per_bone=variants, poses_per_variant=pairs,
+        fresh=fresh or None, pretrained=pretrained or None, seed=seed,
+    )  # fmt: skip
+    of_no_use = {
+        "--minutes": phantoms and settings.minutes is not None,
+        "--fresh": settings.fresh and (phantoms or shards is not None),
+        "--shards": phantoms and shards is not None,
+        "--variants": shards is not None and variants is not None,
+        "--pairs": (settings.fresh or shards is not None) and pairs is not None,
+        "--log": phantoms and log is not None,
+        "--refine": refine and (phantoms or settings.pretrained or backbone is not None),
+    }
+    for option in (o for o, given in of_no_use.items() if given):
+        raise InputError(option, "is of no use beside the other options", "leave it out")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
     if out.is_dir():
         raise ModelError(out, "is a folder", "name a file")
-    usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
-    start = load_model(SHIPPED) if refine else None
-    network = usual.network
-    if start is not None:
-        network = start.card.network
-    elif backbone != network.backbone:
-        network = Network(backbone, contrast=True)
-    settings = replace(
-        usual,
-        network=network,
-        loss=loss,
-        minutes=minutes,
-        steps=step_count or usual.steps,
-        variants_per_bone=variants or usual.variants_per_bone,
-        poses_per_variant=pairs,
-        fresh=fresh,
-        pretrained=pretrained,
-        seed=seed,
-    )
-    check_network(network, pretrained=pretrained)
+    settings, lacking = with_weights(settings)
     checkpoint, films = out.with_suffix(".checkpoint"), out.with_suffix(".films")
     with steps() as progress, ExitStack() as stack:
         bones = []
@@ -201,13 +217,18 @@ def train(
             frame = frame_for([b.record.length_mm for b in bones])
             model = train_on(
                 bones, frame, settings, progress,
-                start=start, checkpoint=checkpoint, films_folder=films,
+                start=start, checkpoint=checkpoint, films_folder=films, shards=shards, log=log,
             )  # fmt: skip
         save_model(model, out, half=phantoms)
         checkpoint.unlink(missing_ok=True)
         shutil.rmtree(films, ignore_errors=True)
     lines = [f"{out}", *(f"  {name}: {value:.4g}" for name, value in model.card.figures.items())]
-    answer({"model": str(out), "figures": model.card.figures}, lines, as_json=as_json)
+    warnings = [lacking] if lacking else []
+    answer(
+        {"model": str(out), "figures": model.card.figures, "warnings": warnings},
+        [*lines, *(f"warning: {w}" for w in warnings)],
+        as_json=as_json,
+    )
 
 
 def enrol(

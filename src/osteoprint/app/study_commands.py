@@ -12,6 +12,14 @@ from osteoprint.app.bank_commands import BankOption, JsonOption
 from osteoprint.app.console import answer, say, steps
 from osteoprint.errors import InputError
 
+# Options that a study would not look at; each line of an ablation sets its own.
+_OF_NO_USE = {
+    "identification": ("--preset", "--scale", "--repeats"),
+    "reconstruction": ("--scale", "--repeats"),
+    "ablation": ("--loss", "--backbone", "--minutes", "--steps", "--preset"),
+    "paper": ("--preset", "--repeats"),
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
@@ -46,28 +54,37 @@ def study(
         int | None, typer.Option("--steps", min=1, help="Training steps; by default 2200.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="How films for rebuilding are taken: ideal, clinic, bad day.")
-    ] = "ideal",
-    scale: Annotated[
-        Literal["small", "full"],
+        str | None,
         typer.Option(
-            help="Of ablation and paper: small for a CPU; full, as the paper's, for a GPU."
+            help="How films for rebuilding are taken: ideal (the default), clinic, bad day."
         ),
-    ] = "small",
-    repeats: Annotated[int, typer.Option(min=1, help="Of an ablation: trainings a line.")] = 1,
-    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    ] = None,
+    scale: Annotated[
+        Literal["small", "full"] | None,
+        typer.Option(
+            help="Of ablation and paper: small (the default) for a CPU; full, as the paper's, for "
+            "a GPU."
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Of an ablation: trainings a line; by default 1.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train on known bones, ask about unseen ones, and write a report."""
     names = tuple(n.strip() for n in unseen.split(",") if n.strip())
+    given = {
+        "--loss": loss != "shape", "--backbone": backbone != "compact",
+        "--minutes": minutes is not None, "--steps": step_count is not None,
+        "--preset": preset is not None, "--scale": scale is not None,
+        "--repeats": repeats is not None,
+    }  # fmt: skip
+    for option in (o for o in _OF_NO_USE[what] if given[o]):
+        raise InputError(option, f"is of no use to 'study {what}'", "leave it out")
+    preset, scale = preset or "ideal", scale or "small"
     if what == "ablation":
-        of_no_use = {
-            "--loss": loss != "shape", "--backbone": backbone != "compact",
-            "--minutes": minutes is not None, "--steps": step_count is not None,
-            "--preset": preset != "ideal",
-        }  # fmt: skip
-        for option in (o for o, given in of_no_use.items() if given):
-            raise InputError(option, "is set by each line of an ablation", "leave it out")
+        repeats = repeats or 1
         _ablation(bank, out, names, scale, range(seed, seed + repeats), as_json=as_json)
         return
     from osteoprint.bank.store import Bank
@@ -115,7 +132,7 @@ def _ablation(
 ) -> None:
     """Train a network for every line of the ablation, and write the table."""
     from osteoprint.bank.store import Bank
-    from osteoprint.study.ablation import SCALES, run_ablation
+    from osteoprint.study.ablation import SCALES, affordable_scale, run_ablation
     from osteoprint.study.ablation_page import said, write_ablation
     from osteoprint.study.experiment import load_bones, split
 
@@ -123,9 +140,10 @@ def _ablation(
         bones = load_bones(opened, progress)
         known, held = split(bones, unseen)
         out.mkdir(parents=True, exist_ok=True)
-        lines = run_ablation(bones, SCALES[scale], unseen=unseen, seeds=seeds, progress=progress)
+        used = affordable_scale(SCALES[scale])
+        lines = run_ablation(bones, used, unseen=unseen, seeds=seeds, progress=progress)
         title = f"Ablation on {Path(bank).name}"
-        values = write_ablation(out, lines, SCALES[scale], (len(known), len(held)), title)
+        values = write_ablation(out, lines, used, (len(known), len(held)), title)
     lines_said = [
         f"{row['case']}: {row['validation']:.1f} % known, {said(row['unseen'], 1)} % unseen"
         for row in values["table"]
@@ -137,7 +155,7 @@ def _ablation(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the bank and the report.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer bones, shorter training.")] = False,
-    seed: Annotated[int, typer.Option(help="Everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """The main job on phantoms: CT, X-rays, fingerprints, identity and shape, in a report."""

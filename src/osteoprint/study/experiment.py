@@ -28,11 +28,14 @@ from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
 from osteoprint.reconstruct.reconstruction import Method
 from osteoprint.study.fresh_films import FreshFilms
+from osteoprint.study.shard_films import shard_films
 from osteoprint.study.training_films import (
     TrainingFilms,
     affordable,
     frame_for,
     make_training_films,
+    parts_of,
+    rms_between,
 )
 from osteoprint.xray.standard import StandardFrame
 
@@ -186,13 +189,16 @@ def train_on(
     start: Model | None = None,
     checkpoint: Path | None = None,
     films_folder: Path | None = None,
+    shards: Path | None = None,
+    log: Path | None = None,
 ) -> Model:
     """Photograph every bone and its variants, and train the network on them.
 
     ``start`` is the model to begin with, if not with random weights. ``checkpoint`` and
     ``films_folder`` keep what is done, so that it can be gone on with; they stay until whoever
-    named them has kept the model. The card also says how far nearest matches are off: every bone
-    against the nearest other.
+    named them has kept the model. ``shards`` are the pictures of ``render --shards``: shown
+    instead, without variants. ``log`` is a folder for TensorBoard. The card also says how far
+    nearest matches are off: every bone against the nearest other.
     """
     if len(bones) < 2:
         raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
@@ -201,6 +207,12 @@ def train_on(
     source: PictureSource
     if settings.fresh:
         films = source = FreshFilms(bones, frame, settings)
+    elif shards is not None:
+        settings = replace(settings, variants_per_bone=1)
+        apart = rms_between(bones, parts_of(bones, frame, settings))
+        pictures = shard_films(shards, bones, frame, progress)
+        films = TrainingFilms(pictures, apart, np.arange(len(bones)))
+        source = Stored(pictures)
     else:
         settings = affordable(bones, frame, settings, films_folder)
         made = make_training_films(bones, frame, settings, progress, folder=films_folder)
@@ -216,6 +228,7 @@ def train_on(
         rms_mm=films.rms_mm,
         start=start,
         checkpoint=checkpoint,
+        log=log,
         progress=lambda share, loss: progress(f"Training (loss {loss:.3f})", share, 1.0),
     )
     progress("Training", 1, 1)

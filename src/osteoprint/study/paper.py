@@ -9,7 +9,7 @@ stands beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +23,14 @@ from osteoprint.fingerprint.classifier import (
     named,
     train_namer,
 )
+from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import PairPose, from_bytes, render_set
-from osteoprint.study.ablation import FULL, SMALL, Line, Scale, run_ablation
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.study.ablation import FULL, SMALL, Line, Scale, affordable_scale, run_ablation
 from osteoprint.study.experiment import Progress, StudyBone, StudySettings, quiet
 from osteoprint.study.pairwise import WINDOWS, Separation, pair_distances, separated
+from osteoprint.study.training_config import with_weights
 from osteoprint.study.whole_way import StudyResult, run_study
 from osteoprint.xray.camera import Pose
 from osteoprint.xray.protocol import PairView
@@ -105,8 +108,8 @@ def transfer_ways(
 
 SCALES = {
     "small": PaperScale(
-        "small, for a CPU: 256 film pairs a bone, 30 steps of transfer learning from scratch",
-        tuple(float(a) for a in range(-21, 22, 6)), (140.0, 146.0, 152.0, 158.0), SMALL,
+        "small, for a CPU: 324 film pairs a bone, 30 steps of transfer learning from scratch",
+        (-21.0, -14.0, -7.0, -3.0, 0.0, 3.0, 7.0, 14.0, 21.0), (140.0, 146.0, 152.0, 158.0), SMALL,
         transfer_ways(30, 8, every=False, pretrained=False), 24,
     ),
     "full": PaperScale(
@@ -184,9 +187,10 @@ def run_paper(
 ) -> PaperStudy:
     """Do all of the paper's experiments.
 
-    Raises what :func:`osteoprint.study.whole_way.run_study` raises, and ModelError where
-    ImageNet weights are asked for and cannot be had.
+    Networks begin from scratch where ImageNet weights cannot be had; the scale's name says so.
+    Raises what :func:`osteoprint.study.whole_way.run_study` raises.
     """
+    scale = affordable(scale)
     result = run_study(bones, settings, progress)
     model, own = result.experiment.model, result.experiment
     poses = scale.poses()
@@ -202,6 +206,21 @@ def run_paper(
         accelerator=settings.training.accelerator, progress=progress,
     )  # fmt: skip
     return PaperStudy(scale, result, answers, separations, dots, look(result), transfer, ablation)
+
+
+def affordable(scale: PaperScale) -> PaperScale:
+    """The same scale with the weights that can be had, asked before any work is done."""
+    lacking: dict[str, str] = {}
+    for name in sorted({t.backbone for t in scale.transfer if t.pretrained}):
+        network = Network(name, pooling="whole", views="side by side")
+        _, said = with_weights(TrainingSettings(network, pretrained=True))
+        if said:
+            lacking[name] = said
+    transfer = tuple(
+        replace(t, pretrained=t.pretrained and t.backbone not in lacking) for t in scale.transfer
+    )
+    name = " ".join([scale.name, *(f"({said})" for said in lacking.values())])
+    return replace(scale, name=name, ablation=affordable_scale(scale.ablation), transfer=transfer)
 
 
 def _embedded(

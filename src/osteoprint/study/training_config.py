@@ -1,0 +1,134 @@
+"""All settings of a training in one file, or by the name of one that is known."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from osteoprint.errors import InputError, ModelError
+from osteoprint.fingerprint.encoder import Network, backbone_of, check_network
+from osteoprint.fingerprint.losses import OTHER_LOSSES
+from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.xray import presets
+
+
+def paper_training(backbone: str) -> TrainingSettings:
+    """The paper's triplet network: a backbone up to its last fully connected layer, then three.
+
+    AP and ML lie side by side in one picture. What the paper does not say (optimiser, steps) is
+    chosen.
+    """
+    return TrainingSettings(
+        network=Network(backbone, pooling="whole", views="side by side"),
+        loss="triplet", mining="semihard", bones_per_batch=12, views_per_bone=4, neighbours=0,
+        steps=4000, optimiser="adam", learning_rate=1e-4, backbone_rate=0.1,
+    )  # fmt: skip
+
+
+KNOWN = {
+    f"paper-{name}": replace(paper_training(name), pretrained=True)
+    for name in ("vgg16", "resnet50")
+}
+
+
+def read_training(source: str, usual: TrainingSettings) -> TrainingSettings:
+    """The settings of a TOML file, or of that name; what it leaves out is as usual.
+
+    The file has the fields of ``TrainingSettings``, those of ``Network`` in a table ``[network]``.
+    Raises InputError for a file that cannot be read, a field that there is not, and a value that
+    cannot be.
+    """
+    if source in KNOWN:
+        return KNOWN[source]
+    try:
+        said = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names = " or ".join(KNOWN)
+        fix = f"name a TOML file, or {names}"
+        raise InputError(source, f"cannot be read as settings ({_first(error)})", fix) from None
+    values = _with(asdict(usual), said, source)
+    try:
+        settings = TypeAdapter(TrainingSettings).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(source, f"{where}: {first['msg']}", "mend this value") from None
+    check_training(settings, source)
+    return settings
+
+
+def chosen(usual: TrainingSettings, network: Network | None, **said: Any) -> TrainingSettings:
+    """What is usual, with what a command line says; None says nothing.
+
+    ``network`` replaces the whole network, ``backbone`` that part of it; another backbone than the
+    compact one is pooled as its network says. Raises InputError as :func:`read_training`.
+    """
+    backbone = said.pop("backbone")
+    used = network or usual.network
+    if backbone is not None and backbone != used.backbone:
+        used = replace(used, backbone=backbone)
+    settings = replace(usual, network=used, **{k: v for k, v in said.items() if v is not None})
+    check_training(settings, "train")
+    return settings
+
+
+def check_training(settings: TrainingSettings, source: str) -> None:
+    """Raise InputError for a value that no training can have."""
+    at_least = {
+        "bones_per_batch": 2, "views_per_bone": 2, "neighbours": 0, "poses_per_variant": 2,
+        "steps": 1, "devices": 1, "seed": 0, "margin": 0, "weight_decay": 0, "backbone_rate": 0,
+        "network.dimension": 1,
+    }  # fmt: skip
+    values = asdict(settings)
+    values["network.dimension"] = settings.network.dimension
+    for name, least in at_least.items():
+        if not values[name] >= least:
+            raise InputError(source, f"{name} is {values[name]}", f"give {least} or more")
+    if not settings.learning_rate > 0:
+        raise InputError(source, f"learning_rate is {settings.learning_rate}", "give more than 0")
+    if settings.loss not in (known := ("shape", "triplet", *OTHER_LOSSES)):
+        raise InputError(source, f"loss is {settings.loss!r}", f"use one of {', '.join(known)}")
+    for name in settings.presets:
+        try:
+            presets.preset(name)
+        except ValueError as error:
+            raise InputError(source, str(error), "name one of them") from None
+
+
+def with_weights(settings: TrainingSettings) -> tuple[TrainingSettings, str | None]:
+    """The settings, from scratch where ImageNet weights cannot be had, and what is to be said.
+
+    Asked before any work is done; what is fetched once is kept by the hub's client. Raises
+    ModelError for a network that cannot be built, or that has no such weights anywhere.
+    """
+    check_network(settings.network, pretrained=settings.pretrained)
+    if not settings.pretrained:
+        return settings, None
+    try:
+        backbone_of(settings.network, pretrained=True)
+    except ModelError as error:
+        said = f"{error.source}: {error.problem}; trained from scratch instead"
+        return replace(settings, pretrained=False), said
+    return settings, None
+
+
+def _with(usual: dict[str, Any], said: dict[str, Any], source: str) -> dict[str, Any]:
+    """What was said over what is usual, table by table."""
+    out = dict(usual)
+    for key, value in said.items():
+        if key not in usual:
+            known = ", ".join(field.name for field in fields(TrainingSettings))
+            raise InputError(source, f"knows no {key!r}", f"use: {known}")
+        table = isinstance(usual[key], dict)
+        if table and not isinstance(value, dict):
+            raise InputError(source, f"{key} is no table", f"write [{key}]")
+        out[key] = _with(usual[key], value, source) if table else value
+    return out
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0][:120]
