@@ -61,7 +61,9 @@ def test_page_and_json_say_the_same(study: PaperStudy, tmp_path: Path) -> None:
     assert "tiny &lt;1&gt;" in page
     for row in values["rows"]:
         assert html.escape(row["ours"]) in page
-    assert page.count("data:image/webp") == 3
+    # Two bones twice, attention, maps, windows, two alignments and the worst one.
+    assert page.count("data:image/webp") == 4 + 3 + 3
+    assert "shape rebuilt from two films" in page
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -50,7 +50,7 @@ def _between(one: Tensor, other: Tensor, squared: bool) -> Tensor:
     return d2 if squared else (d2 + 1e-12).sqrt()
 
 
-# Losses of the literature, by the name they have on the command line.
+# Losses of the literature, by the name they have for ``train --loss``.
 OTHER_LOSSES = {
     "contrastive": "ContrastiveLoss",
     "multi-similarity": "MultiSimilarityLoss",

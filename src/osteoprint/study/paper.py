@@ -148,12 +148,14 @@ class Attention:
     pictures : (n, 2, rows, columns) float32.
     maps : (n, rows, columns) or (n, rows, 2 columns) in 0...1.
     on_bone : (n,) share of the attention that lies on bone.
+    area : (n,) share of the map that is bone: what attention spread evenly would have.
     """
 
     names: list[str]
     pictures: NDArray[np.float32]
     maps: NDArray[np.float32]
     on_bone: NDArray[np.float64]
+    area: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,5 +358,8 @@ def look(result: StudyResult) -> Attention:
     aims /= np.linalg.norm(aims, axis=1, keepdims=True)
     maps = attention_maps(encoder, pictures, aims)
     side_by_side = encoder.network.views == "side by side"
-    shares = share_on_bone(maps, bone_of(pictures, side_by_side=side_by_side))
-    return Attention(result.experiment.gallery_names, pictures, maps, shares)
+    bone = bone_of(pictures, side_by_side=side_by_side)
+    return Attention(
+        result.experiment.gallery_names, pictures, maps, share_on_bone(maps, bone),
+        bone.mean(axis=(1, 2)),
+    )  # fmt: skip

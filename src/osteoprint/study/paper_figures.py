@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,9 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from osteoprint.study.figures import bone_hues, data_uri, flat_maps
+from osteoprint.fingerprint.samples import gallery_poses
+from osteoprint.shape.surface_index import SurfaceIndex
+from osteoprint.study.figures import bone_hues, data_uri, flat_maps, probe_picture
 from osteoprint.study.pairwise import Separation
 from osteoprint.study.paper import Attention
+from osteoprint.study.reconstruction import compare
+from osteoprint.study.solids import solids, still, thinned
 from osteoprint.study.whole_way import StudyResult
 
 _SAME, _OTHER = "#d9822b", "#3b6ea8"
@@ -52,6 +58,38 @@ def _attended(seen: Attention, index: int) -> NDArray[np.uint8]:
     cover = np.clip((heat - _FAINT) / (1 - _FAINT), 0, 1)[..., None] * 0.75
     drawn = np.asarray(np.round(grey * (1 - cover) + colour * cover), np.uint8)
     return np.repeat(np.repeat(drawn, _ENLARGE, axis=0), _ENLARGE, axis=1)
+
+
+def data_pictures(result: StudyResult) -> str:
+    """Figure 1b as HTML: two known bones, each straight and as it was asked about."""
+    out = []
+    straight = gallery_poses()[len(gallery_poses()) // 2]
+    for index, bone in enumerate(result.experiment.known[:2]):
+        for pose in (straight, result.probes.poses[index][0]):
+            name = escape(bone.record.name)
+            out.append(f'<img src="{probe_picture(bone, pose, 300)}" alt="AP and ML of {name}"> ')
+    return "".join(out)
+
+
+def alignment_pictures(result: StudyResult) -> dict[str, Any]:
+    """Figure 5 as HTML (``pictures``), its colours ending at ``top_mm``."""
+    bodies, near = solids(result), result.nearest
+    bones, known = result.experiment.unseen, result.experiment.known
+    tiles = [
+        (still, f"{match.name}: {match.chosen}, {match.rms_mm:.2f} mm")
+        for still, match in zip(bodies["stills"], near.matches, strict=True)
+    ]
+    asked, other = np.unravel_index(int(np.argmax(near.rms_mm)), near.rms_mm.shape)
+    distance, moved = compare(known[other].surface, bones[asked].surface)
+    shown = thinned(moved, 7_000)
+    far = SurfaceIndex.build(bones[asked].surface).nearest(shown.vertices)[0]
+    worst = f"{bones[asked].record.name}: {known[other].record.name}, {distance.rms_mm:.2f} mm"
+    tiles.append((still(shown, np.clip(far / bodies["top_mm"], 0, 1)), f"the worst: {worst}"))
+    pictures = "".join(
+        f'<figure><img src="{source}" alt=""><figcaption>{escape(said)}</figcaption></figure>'
+        for source, said in tiles
+    )
+    return {"top_mm": bodies["top_mm"], "pictures": pictures}
 
 
 def embedding_maps(result: StudyResult) -> str:
