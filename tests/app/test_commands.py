@@ -320,3 +320,19 @@ def test_without_imagenet_weights_a_network_is_trained_from_scratch(
     assert "ImageNet" in answer["warnings"][0]
     assert "scratch" in answer["warnings"][0]
     assert json.loads(model.with_suffix(".json").read_text())["settings"]["pretrained"] is False
+
+
+def test_study_identification_writes_a_report(capsys, tmp_path):
+    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
+        make_phantoms(bank, ["one", "two", "three"], 3, size="cat")
+    out = tmp_path / "out"
+    answer = ask(capsys, "study", "identification", "--bank", tmp_path / "bank", "--out", out,
+                 "--minutes", 0.05, "--steps", 2, "--unseen", "three")  # fmt: skip
+    said = json.loads((out / "report.json").read_text())
+    assert answer["rank1"] == said["summary"]["rank1"]
+    assert answer["report"] == str(out / "report.html")
+    assert said["recognition"]["cmc"][-1] == 1.0
+    assert said["recognition"]["roc"][-1] == [1.0, 1.0]
+    page = (out / "report.html").read_text()
+    assert page.count('class="curve"') == 2
+    assert "Cllr" in page

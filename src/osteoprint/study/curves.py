@@ -80,7 +80,7 @@ def _chart(
     line = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
     below = "".join(f'<span style="left:{x:.2f}%">{words}</span>' for x, words in marks)
     levels = "".join(
-        f'<u style="top:{100 * step / 2:.0f}%"><b>{1 - (1 - floor) * step / 2:.4g}</b></u>'
+        f'<u style="top:{100 * step / 2:.0f}%"><b>{100 * (1 - (1 - floor) * step / 2):.4g}%</b></u>'
         for step in range(3)
     )
     return f"""<figure class="chart"><div class="curve" role="img" aria-label="{said}">{levels}
