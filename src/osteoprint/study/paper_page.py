@@ -229,7 +229,7 @@ share that lies on bone.</p>
 <h2>Figure 5: nearest shapes on the true ones</h2>
 <p>Each unseen bone’s choice laid onto it, coloured by its distance from the true surface, up to
 {alignments["top_mm"]:g} mm; the last is the worst pair there is among these bones.</p>
-<p class=row>{alignments["pictures"]}</p>
+<div class=row>{alignments["pictures"]}</div>
 <h2>Fingerprints classified</h2>{_classified(values)}
 <h2>Transfer learning</h2>
 <p>Judged on films kept from the training, drawn at random as the paper’s: films of nearly the same
