@@ -69,7 +69,10 @@ def femur_rows(unit: Model, scene: Scene) -> Iterator[Row]:
 
 
 def leg_rows(unit: Model, _: Scene) -> Iterator[Row]:
-    """Tibiae and fibulae of both legs of one person, left ones shown as right ones."""
+    """Tibiae and fibulae of both legs of one person.
+
+    On films a left bone is the mirror image of a right one, and no side is told.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with tarfile.open(real_bones() / "vhf_lower_legs" / "slices.tar.xz") as archive:
