@@ -37,6 +37,8 @@ from osteoprint.xray.standard import StandardFrame
 DEFAULT_NETWORK = Network(contrast=True)
 # Views of each bone on which a trained network is looked at.
 _HELD = 6
+# And no more bones than these, evenly drawn: all pairs of their films are compared.
+_MOST = 1200
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,8 @@ def _on_training_bones(
     The threshold is the squared distance above which as many of one bone's pairs lie as of two
     bones' lie below. The network has learnt these bones; a bank's own threshold comes from `enrol`.
     """
-    shown = source.some(np.arange(len(source)), _HELD)
+    some = np.arange(len(source))[:: math.ceil(len(source) / _MOST)]
+    shown = source.some(some, _HELD)
     labels = torch.arange(len(shown)).repeat_interleave(shown.shape[1])
     embedded = torch.from_numpy(model.embed(from_bytes(shown.reshape(-1, *shown.shape[2:]))))
     apart, same = squared_distances(embedded), labels[:, None] == labels[None, :]
