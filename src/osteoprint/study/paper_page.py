@@ -238,7 +238,8 @@ films, and from the weights that a network began with.</p>{_transfer(values)}
 <h2>What mattered to the network</h2>
 <p>Scale: {escape(values["ablation"]["scale"])}. One training a line: differences smaller than two
 trainings of one line have are chance. The paper’s column is its change of the validation accuracy;
-at a smaller scale a network is farther from its end, so that most changes weigh more.</p>{ablation_table(values["ablation"]["table"])}
+at a smaller scale a network is farther from its end, so that most changes weigh more.</p>
+{ablation_table(values["ablation"]["table"])}
 <p><small>Made by osteoprint {escape(values["osteoprint"])}, {escape(values["created"])}. Not a
 medical device.</small></p>
 </body></html>
