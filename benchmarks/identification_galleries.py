@@ -23,6 +23,7 @@ from identification_scene import (
     clinic_pictures,
     embedded,
     row,
+    save_whole,
     study_bones,
 )
 from osteoprint.ct.parametric import sample_bone as sample_parametric
@@ -119,7 +120,7 @@ def made_up(count: int, frame: StandardFrame) -> np.ndarray:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_some, _CHUNK * index, _CHUNK, frame) for index in wanted]
         for index, job in zip(wanted, jobs, strict=True):
-            np.save(files[index], job.result())
+            save_whole(files[index], job.result())
             print(f"made-up bones: {_CHUNK * (index + 1)} of {count}", flush=True)
     return np.concatenate([np.load(file) for file in files])[:count]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,9 +111,16 @@ def clinic_pictures(
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_clinic_of, bones[i], i, key, frame, pairs) for i in wanted]
         for index, job in zip(wanted, jobs, strict=True):
-            np.save(files[index], job.result())
+            save_whole(files[index], job.result())
             print(f"clinic films of bone {index + 1} of {len(bones)}", flush=True)
     return np.stack([np.load(file) for file in files])
+
+
+def save_whole(path: Path, pictures: np.ndarray) -> None:
+    """Keep an array; a file that is there is a finished one."""
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, pictures)
+    partial.replace(path)
 
 
 def all_clinic_pictures(scene: Scene) -> np.ndarray:

@@ -43,6 +43,25 @@ def test_mirror_images_are_bones_of_their_own_and_some_meet_their_twins():
         assert sides == {False, True}
 
 
+def test_a_bone_is_never_its_own_neighbour():
+    """Even where it is not known how far any other is."""
+    unknown = np.full((2, 2), np.inf)
+    np.fill_diagonal(unknown, 0.0)
+    plain = TrainingSettings(bones_per_batch=2, views_per_bone=2, neighbours=3, accelerator="cpu")
+    batches = Batches(Stored(pictures()[:2]), plain, unknown, None, 0)
+    assert all(set(batches(step)[1].tolist()) == {0, 1} for step in range(8))
+
+
+def test_few_bones_are_shown_on_either_side_in_turns():
+    few = TrainingSettings(
+        bones_per_batch=3, views_per_bone=2, neighbours=0, mirror=True, accelerator="cpu"
+    )
+    batches = Batches(Stored(pictures()), few, None, None, 0)
+    sides = [batches(step)[1] >= BONES for step in range(12)]
+    assert all(side.all() or not side.any() for side in sides)
+    assert {bool(side[0]) for side in sides} == {False, True}
+
+
 def test_without_mirror_images_nothing_is_turned_round():
     plain = TrainingSettings(bones_per_batch=8, views_per_bone=2, neighbours=3, accelerator="cpu")
     images, labels = Batches(Stored(pictures()), plain, shapes(), None, 0)(0)

@@ -98,7 +98,7 @@ def train(
         str | None,
         typer.Option(
             help="All settings: a TOML file, or paper-vgg16 or paper-resnet50, the paper's triplet "
-            "networks. Options beside it come first."
+            "networks. Other options override it."
         ),
     ] = None,
     backbone: Annotated[
@@ -169,7 +169,7 @@ def train(
     from osteoprint.bank.store import Bank
     from osteoprint.errors import InputError, ModelError
     from osteoprint.fingerprint.model import SHIPPED, load_model, save_model
-    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.fingerprint.training import TrainingSettings, check_log
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
     from osteoprint.study.training_config import chosen, read_training, with_weights
@@ -193,14 +193,17 @@ def train(
         "--variants": shards is not None and variants is not None,
         "--pairs": (settings.fresh or shards is not None) and pairs is not None,
         "--log": phantoms and log is not None,
-        "--refine": refine and (phantoms or settings.pretrained or backbone is not None),
-    }
+        "--refine": refine and (phantoms or settings.pretrained or backbone is not None
+                                or usual.network != TrainingSettings().network),
+    }  # fmt: skip
     for option in (o for o, given in of_no_use.items() if given):
         raise InputError(option, "is of no use beside the other options", "leave it out")
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
     if out.is_dir():
         raise ModelError(out, "is a folder", "name a file")
+    if log is not None:
+        check_log()
     settings, lacking = with_weights(settings)
     checkpoint, films = out.with_suffix(".checkpoint"), out.with_suffix(".films")
     with steps() as progress, ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,8 +90,7 @@ def study(
     from osteoprint.bank.store import Bank
     from osteoprint.fingerprint.encoder import Network, check_network
     from osteoprint.fingerprint.training import TrainingSettings
-    from osteoprint.reconstruct.learning import LEAST_BONES
-    from osteoprint.study.experiment import StudySettings, load_bones, split
+    from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.paper import SCALES, run_paper
     from osteoprint.study.paper_page import write_paper
     from osteoprint.study.rebuilding import METHODS
@@ -109,13 +107,12 @@ def study(
         presets.preset(preset)
     except ValueError as error:
         raise InputError("--preset", str(error), "name one of them") from None
-    settings = StudySettings(unseen=names, training=training, seed=seed, preset=preset)
+    methods = () if what == "identification" else METHODS
+    settings = StudySettings(
+        unseen=names, training=training, seed=seed, methods=methods, preset=preset
+    )
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)
-        people = {b.record.individual for b in split(bones, names)[0]}
-        # The paper is redone without a shape model where a bank holds too few bones for one.
-        if what == "reconstruction" or (what == "paper" and len(people) >= LEAST_BONES):
-            settings = replace(settings, methods=METHODS)
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out now
         if what == "paper":
             done = run_paper(bones, settings, SCALES[scale], progress)

@@ -198,7 +198,7 @@ def equal_error(genuine: ArrayLike, impostor: ArrayLike) -> tuple[float, float]:
 
     def badness(at: float) -> tuple[float, float]:
         misses, matches = rates(at)
-        return round(max(misses, matches), 12), abs(misses - matches)
+        return round(max(misses, matches), 12), round(abs(misses - matches), 12)
 
     best = min(candidates, key=badness)
     after = _neighbours(same, other, best)[1]

@@ -97,8 +97,9 @@ class Batches:
         self._members = [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
         self._near = None
         if settings.neighbours and rms_mm is not None:
-            apart = np.where(labels[:, None] == labels[None, :], rms_mm, np.inf)
-            np.fill_diagonal(apart, np.inf)
+            # What is no number comes last, after what is not known: no bone is its own neighbour.
+            apart = np.where(labels[:, None] == labels[None, :], rms_mm, np.nan)
+            np.fill_diagonal(apart, np.nan)
             fewest = min(len(members) for members in self._members) - 1
             count = min(settings.neighbours, fewest)
             self._near = np.argsort(apart, axis=1, kind="stable")[:, :count]
@@ -131,17 +132,16 @@ class Batches:
             likened = some[: len(some) - twins]
             beside = self._near[likened, rng.integers(0, self._near.shape[1], len(likened))]
             bones = np.unique(np.concatenate([some, beside]))
-        mirrored = np.zeros(len(bones), bool)
-        if twins:
-            bones = np.concatenate([bones, rng.choice(bones, twins, replace=False)])
-            mirrored = np.arange(len(bones)) >= len(bones) - twins
-            mirrored ^= rng.random() < 0.5
+        bones = np.concatenate([bones, rng.choice(bones, twins, replace=False)]) if twins else bones
+        mirrored = np.arange(len(bones)) >= len(bones) - twins
+        if of.mirror and rng.random() < 0.5:
+            mirrored = ~mirrored
         views = of.views_per_bone
         pictures = self._source.take(np.repeat(bones, views), rng)
         images = torch.from_numpy(from_bytes(pictures)).to(self._device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         flipped = torch.from_numpy(np.repeat(mirrored, views)).to(self._device)
-        if twins:
+        if of.mirror:
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         labels = np.repeat(bones + len(self._source) * mirrored, views)
         return vary(images, generator), torch.from_numpy(labels)

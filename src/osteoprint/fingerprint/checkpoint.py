@@ -28,7 +28,8 @@ class Checkpoint:
         path: Path | None,
     ) -> None:
         self.encoder, self.optimiser, self.path = encoder, optimiser, path
-        wanted = settings | {"minutes": None} | trained_on
+        # How long it may go on, and what it began with, matter no more.
+        wanted = settings | {"minutes": None, "pretrained": None} | trained_on
         self.signature = json.dumps(wanted, sort_keys=True)
         self.saved_at = self._begun = time.monotonic()
 

@@ -53,8 +53,8 @@ class TrainingSettings:
     bones_per_batch, views_per_bone : P bones × K views a step.
     neighbours : half of the bones of a step are drawn from so many nearest in shape of the other
         half, where shapes are known; 0: all are drawn at random.
-    mirror : bones are shown as those of the other side, too, which are bones of their own: some
-        steps show both. Right and left are never one bone, however alike they are.
+    mirror : bones are shown as those of the other side, too, which are bones of their own; a
+        quarter of a step's bones stand beside their own mirror image.
     variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
         their own: two dozen bones alone do not show a network what "a little longer" looks like.
         None: as many as make 512 of all bones, and at least two.
@@ -217,14 +217,19 @@ def train(
     return model
 
 
+def check_log() -> None:
+    """Raises ModelError where there is no TensorBoard to write a log for."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ModelError(
+            "--log", "needs the package tensorboard", "pip install 'osteoprint[tensorboard]'"
+        )
+
+
 def _fabric(settings: TrainingSettings, log: Path | None) -> Fabric:
     """What runs the training, and writes what TensorBoard shows where that is wanted."""
     loggers: list[Logger] = []
     if log is not None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ModelError(
-                "--log", "needs the package tensorboard", "pip install 'osteoprint[tensorboard]'"
-            )
+        check_log()
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(log, name=None))
@@ -331,9 +336,11 @@ def _on_training_bones(
     levels = genuine.sort().values
     missed = 1.0 - torch.arange(1, len(levels) + 1) / len(levels)
     matched = torch.searchsorted(impostor, levels, right=True) / len(impostor)
-    level = levels[int((missed - matched).abs().argmin())]
-    beyond = impostor[impostor > level][:1]
-    return {
-        "triplet accuracy on training bones": triplet_accuracy(embedded, labels, settings.margin),
-        "threshold on training bones": float(torch.cat([level[None], beyond]).mean()),
+    figures = {
+        "triplet accuracy on training bones": triplet_accuracy(embedded, labels, settings.margin)
     }
+    if len(levels) and len(impostor):
+        level = levels[int((missed - matched).abs().argmin())]
+        beyond = impostor[impostor > level][:1]
+        figures["threshold on training bones"] = float(torch.cat([level[None], beyond]).mean())
+    return figures

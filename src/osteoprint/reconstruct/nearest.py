@@ -141,7 +141,8 @@ class Lookup:
         if calibration is None:
             raise BankError(
                 self.bank.folder,
-                "has no threshold: its enrolment was not finished, or holds fewer than two bones",
+                "has no threshold: its enrolment was not finished, is of an earlier version, or "
+                "holds fewer than two bones",
                 "run 'osteoprint enrol' again, with more bones if there is only one",
             )
         return calibration

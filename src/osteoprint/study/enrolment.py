@@ -127,24 +127,26 @@ def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float3
     return model.embed(from_bytes(pictures))
 
 
-def _between_pairs(
-    probes: dict[str, NDArray[np.float32]], bones: list[str], people: NDArray[np.str_]
-) -> Calibration:
+def _between_pairs(probes: dict[str, NDArray[np.float32]], bones: list[BoneRecord]) -> Calibration:
     """What the squared distance between two film pairs proves, neither of them enrolled.
 
-    ``probes`` are (pairs, d) fingerprints of each of the bones, ``people`` whose those are. A
-    nearest of many views lies nearer than one pair does, strangers' most of all: what was learnt
-    from it would call too many pairs of one bone two bones.
+    ``probes`` are (pairs, d) fingerprints of each of the bones. A nearest of many views lies
+    nearer than one pair does, strangers' most of all: what was learnt from it would call too many
+    pairs of one bone two bones. Strangers are of the same kind and side, if there are any: others
+    are too easily told.
     """
     rng = np.random.default_rng(2)
     genuine, impostor = [], []
     for one, bone in enumerate(bones):
-        apart = squared_distance(probes[bone][:, None], probes[bone][None])
+        own = probes[bone.id]
+        apart = squared_distance(own[:, None], own[None])
         genuine.append(apart[np.triu_indices(len(apart), 1)])
-        strangers = np.flatnonzero(people != people[one])
-        for stranger in rng.permutation(strangers)[:_STRANGERS]:
-            other = probes[bones[stranger]]
-            impostor.append((one, squared_distance(probes[bone][:, None], other[None]).ravel()))
+        strangers = [other for other in bones if other.individual != bone.individual]
+        alike = [o for o in strangers if (o.bone, o.side) == (bone.bone, bone.side)]
+        chosen = alike or strangers
+        for index in rng.permutation(len(chosen))[:_STRANGERS]:
+            other = probes[chosen[index].id]
+            impostor.append((one, squared_distance(own[:, None], other[None]).ravel()))
     return Calibration.fit(
         np.concatenate(genuine),
         np.concatenate([apart for _, apart in impostor]),
@@ -223,7 +225,9 @@ def _calibrate(
         impostor_groups=groups,
         rng=np.random.default_rng(0),
     )
-    bank.set_calibration(made_by, calibration, _between_pairs(probes, asked, person[own]))
+    records = {r.id: r for r in bank.bones()}
+    between = _between_pairs(probes, [records[bone] for bone in asked])
+    bank.set_calibration(made_by, calibration, between)
     seen = sum(b in trained for b in asked)
     if seen:
         result["warnings"].append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,15 +203,17 @@ def train_on(
     """
     if len(bones) < 2:
         raise BankError("the bank", "holds fewer than two bones", "ingest more to train on")
-    begun = time.monotonic()
+    begun = time.monotonic() - _spent(films_folder)
     films: FreshFilms | TrainingFilms
     source: PictureSource
     if settings.fresh:
         films = source = FreshFilms(bones, frame, settings)
     elif shards is not None:
-        settings = replace(settings, variants_per_bone=1)
-        apart = rms_between(bones, parts_of(bones, frame, settings))
         pictures = shard_films(shards, bones, frame, progress)
+        settings = replace(
+            settings, variants_per_bone=1, poses_per_variant=pictures.shape[1], presets=()
+        )
+        apart = rms_between(bones, parts_of(bones, frame, settings))
         films = TrainingFilms(pictures, apart, np.arange(len(bones)))
         source = Stored(pictures)
     else:
@@ -218,6 +221,7 @@ def train_on(
         made = make_training_films(bones, frame, settings, progress, folder=films_folder)
         films, source = made, Stored(made.pictures)
     if settings.minutes is not None:
+        _spent(films_folder, time.monotonic() - begun)
         left = settings.minutes - (time.monotonic() - begun) / 60
         settings = replace(settings, minutes=max(left, 0.2 * settings.minutes))
     model = train(
@@ -239,6 +243,20 @@ def train_on(
     )
     model.card.figures.update(figures)
     return model
+
+
+def _spent(folder: Path | None, seconds: float | None = None) -> float:
+    """The seconds that films took, kept beside them: a call that goes on has no less to do."""
+    if folder is None:
+        return 0.0
+    note = folder / "spent.json"
+    if seconds is None:
+        return float(json.loads(note.read_text())) if note.is_file() else 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = note.with_suffix(".partial")
+    partial.write_text(json.dumps(seconds))
+    partial.replace(note)
+    return seconds
 
 
 def _nearest_other(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from osteoprint.errors import BankError
 from osteoprint.fingerprint.attention import attention_maps, bone_of, share_on_bone
 from osteoprint.fingerprint.classifier import (
     Kind,
@@ -30,6 +31,7 @@ from osteoprint.fingerprint.training import TrainingSettings
 from osteoprint.study.ablation import FULL, SMALL, Line, Scale, affordable_scale, run_ablation
 from osteoprint.study.experiment import Progress, StudyBone, StudySettings, quiet
 from osteoprint.study.pairwise import WINDOWS, Separation, pair_distances, separated
+from osteoprint.study.rebuilding import RebuildStudy, rebuild_study
 from osteoprint.study.training_config import with_weights
 from osteoprint.study.whole_way import StudyResult, run_study
 from osteoprint.xray.camera import Pose
@@ -190,10 +192,13 @@ def run_paper(
     """Do all of the paper's experiments.
 
     Networks begin from scratch where ImageNet weights cannot be had; the scale's name says so.
+    ``settings.methods`` rebuild shapes, too, if there are bones enough to learn shapes from.
     Raises what :func:`osteoprint.study.whole_way.run_study` raises.
     """
     scale = affordable(scale)
-    result = run_study(bones, settings, progress)
+    result = run_study(bones, replace(settings, methods=()), progress)
+    if settings.methods:
+        result = replace(result, rebuilt=_rebuilt(result, settings, progress))
     model, own = result.experiment.model, result.experiment
     poses = scale.poses()
     known = _embedded(model, own.known, poses, "Films of known bones", progress)
@@ -208,6 +213,20 @@ def run_paper(
         accelerator=settings.training.accelerator, progress=progress,
     )  # fmt: skip
     return PaperStudy(scale, result, answers, separations, dots, look(result), transfer, ablation)
+
+
+def _rebuilt(
+    result: StudyResult, settings: StudySettings, progress: Progress
+) -> RebuildStudy | None:
+    """Rows 15 and 17; None where a bank holds too few bones of one kind for a shape model."""
+    own = result.experiment
+    try:
+        return rebuild_study(
+            own.known, own.unseen, settings.methods, preset=settings.preset, seed=settings.seed,
+            progress=progress,
+        )  # fmt: skip
+    except BankError:
+        return None
 
 
 def affordable(scale: PaperScale) -> PaperScale:

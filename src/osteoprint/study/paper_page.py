@@ -148,7 +148,7 @@ _OTHERS = {
 def _rebuilt_rows(result: StudyResult) -> list[Row]:
     """Surfaces rebuilt from the films, where that was asked for."""
     if result.rebuilt is None:
-        why = "A shape model needs bones of more individuals than this bank holds."
+        why = "This bank holds too few bones of one kind to learn their shapes from."
         return [Row("shape rebuilt from two films: RMS", "1.35, 3.07, 0.80 mm", "–", why)]
     said = result.rebuilt.to_json()
     return [

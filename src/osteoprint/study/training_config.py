@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from osteoprint.errors import InputError, ModelError
@@ -24,7 +25,7 @@ def paper_training(backbone: str) -> TrainingSettings:
     """
     return TrainingSettings(
         network=Network(backbone, pooling="whole", views="side by side"),
-        loss="triplet", mining="semihard", bones_per_batch=12, views_per_bone=4, neighbours=0,
+        loss="triplet", mining="random", bones_per_batch=12, views_per_bone=4, neighbours=0,
         steps=4000, optimiser="adam", learning_rate=1e-4, backbone_rate=0.1,
     )  # fmt: skip
 
@@ -64,8 +65,8 @@ def read_training(source: str, usual: TrainingSettings) -> TrainingSettings:
 def chosen(usual: TrainingSettings, network: Network | None, **said: Any) -> TrainingSettings:
     """What is usual, with what a command line says; None says nothing.
 
-    ``network`` replaces the whole network, ``backbone`` that part of it; another backbone than the
-    compact one is pooled as its network says. Raises InputError as :func:`read_training`.
+    ``network`` replaces the whole network, ``backbone`` that part of it; its pooling stays.
+    Raises InputError as :func:`read_training`.
     """
     backbone = said.pop("backbone")
     used = network or usual.network
@@ -81,15 +82,24 @@ def check_training(settings: TrainingSettings, source: str) -> None:
     at_least = {
         "bones_per_batch": 2, "views_per_bone": 2, "neighbours": 0, "poses_per_variant": 2,
         "steps": 1, "devices": 1, "seed": 0, "margin": 0, "weight_decay": 0, "backbone_rate": 0,
-        "network.dimension": 1,
+        "variants_per_bone": 1, "network.dimension": 1, "network.reductions": 1,
     }  # fmt: skip
     values = asdict(settings)
     values["network.dimension"] = settings.network.dimension
+    values["network.reductions"] = min(settings.network.reductions, default=1)
     for name, least in at_least.items():
-        if not values[name] >= least:
+        if values[name] is not None and not values[name] >= least:
             raise InputError(source, f"{name} is {values[name]}", f"give {least} or more")
-    if not settings.learning_rate > 0:
-        raise InputError(source, f"learning_rate is {settings.learning_rate}", "give more than 0")
+    for name in ("learning_rate", "minutes"):
+        if values[name] is not None and not values[name] > 0:
+            raise InputError(source, f"{name} is {values[name]}", "give more than 0")
+    if settings.devices > 1:
+        # Each device is a process that runs the command again, films and all.
+        raise InputError(source, "several devices are for programs that call train()", "give 1")
+    if settings.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError(source, "accelerator is 'cuda', and there is none", 'give "auto"')
+    if not settings.presets:
+        raise InputError(source, "presets are none", "name some")
     if settings.loss not in (known := ("shape", "triplet", *OTHER_LOSSES)):
         raise InputError(source, f"loss is {settings.loss!r}", f"use one of {', '.join(known)}")
     for name in settings.presets:
@@ -103,7 +113,7 @@ def with_weights(settings: TrainingSettings) -> tuple[TrainingSettings, str | No
     """The settings, from scratch where ImageNet weights cannot be had, and what is to be said.
 
     Asked before any work is done; what is fetched once is kept by the hub's client. Raises
-    ModelError for a network that cannot be built, or that has no such weights anywhere.
+    ModelError for a network that cannot be built, and for the compact one, which has none.
     """
     check_network(settings.network, pretrained=settings.pretrained)
     if not settings.pretrained:
@@ -121,8 +131,7 @@ def _with(usual: dict[str, Any], said: dict[str, Any], source: str) -> dict[str,
     out = dict(usual)
     for key, value in said.items():
         if key not in usual:
-            known = ", ".join(field.name for field in fields(TrainingSettings))
-            raise InputError(source, f"knows no {key!r}", f"use: {known}")
+            raise InputError(source, f"knows no {key!r}", f"use: {', '.join(usual)}")
         table = isinstance(usual[key], dict)
         if table and not isinstance(value, dict):
             raise InputError(source, f"{key} is no table", f"write [{key}]")
