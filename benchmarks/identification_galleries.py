@@ -44,7 +44,7 @@ PHANTOMS = 100
 ASKED = 500
 _CHUNK = 100
 # Pairs of films of each of the many bones of which left and right are compared.
-OF_BOTH_SIDES = 6
+OF_BOTH_SIDES = 4
 NOTE = "films of bones that never were: the limb and the finder stood in for, as in training"
 
 
