@@ -169,7 +169,7 @@ def train(
     from osteoprint.bank.store import Bank
     from osteoprint.errors import InputError, ModelError
     from osteoprint.fingerprint.model import SHIPPED, load_model, save_model
-    from osteoprint.fingerprint.training import TrainingSettings, check_log
+    from osteoprint.fingerprint.training import TrainingSettings, check_log, refining
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
     from osteoprint.study.training_config import chosen, read_training, with_weights
@@ -181,6 +181,8 @@ def train(
     if config is not None:
         usual = read_training(config, usual)
     start = load_model(SHIPPED) if refine else None
+    if start is not None:
+        usual = refining(usual)
     settings = chosen(
         usual, network=None if start is None else start.card.network, backbone=backbone, loss=loss,
         minutes=minutes, steps=step_count, variants_per_bone=variants, poses_per_variant=pairs,

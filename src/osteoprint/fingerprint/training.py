@@ -6,7 +6,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -99,6 +99,15 @@ class TrainingSettings:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     seed: int = 0
+
+
+# A network that knows something already would forget it at the usual rate.
+_REFINING_RATE = 1e-3
+
+
+def refining(settings: TrainingSettings) -> TrainingSettings:
+    """The same settings for a network that begins as a trained one."""
+    return replace(settings, learning_rate=min(settings.learning_rate, _REFINING_RATE))
 
 
 Progress = Callable[[float, float], None]
