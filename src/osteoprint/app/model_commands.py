@@ -199,7 +199,8 @@ def train(
                                 or usual.network != TrainingSettings().network),
     }  # fmt: skip
     for option in (o for o, given in of_no_use.items() if given):
-        raise InputError(option, "is of no use beside the other options", "leave it out")
+        fix = "give --steps" if option == "--minutes" else "leave it out"
+        raise InputError(option, "is of no use beside the other options", fix)
     if out.suffix != ".safetensors":
         raise ModelError(out, "is not a .safetensors name", "end it in .safetensors")
     if out.is_dir():
