@@ -335,8 +335,10 @@ PARTS: dict[str, Callable[[Scene], Iterator[Row]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="Identification on real femora.")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parts = parser.parse_args().parts
-    scene, path = Scene(), RESULTS / "identification.json"
+    parser.add_argument("--galleries", nargs="+", type=int, help="How many bones stand in them.")
+    asked = parser.parse_args()
+    parts, scene, path = asked.parts, Scene(), RESULTS / "identification.json"
+    scene.galleries = asked.galleries or scene.galleries
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for part in parts:
         made = []

@@ -36,7 +36,6 @@ from osteoprint.shape.ssm import ShapeModel
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, corresponding, real_femora
 
-SIZES = (1_000, 10_000)
 # Of them phantoms of the program's own making; the rest is drawn from the shape model of the
 # known bones.
 PHANTOMS = 100
@@ -58,12 +57,11 @@ def gallery_rows(scene: Scene) -> Iterator[Row]:
     model = scene.model()
     real = embedded(model, all_clinic_pictures(scene))
     stood_in = embedded(model, stand_ins(scene))
-    others = made_up(max(SIZES) - len(real), scene.frame)
-    enrolled = model.embed_bytes(others[:, 0])
-    asked = model.embed_bytes(others[:ASKED, 1])
     rng = np.random.default_rng([SEED, 8])
-    for size in SIZES:
-        beside = enrolled[: size - len(real)]
+    for size in scene.galleries:
+        others = made_up(size - len(real), scene.frame)
+        beside = model.embed_bytes(others[:, 0])
+        asked = model.embed_bytes(others[:ASKED, 1])
         hits = _hits(real, beside)
         alike = _hits(np.concatenate([stood_in, real[:KNOWN]]), beside)[: len(stood_in)]
         for name, group in (

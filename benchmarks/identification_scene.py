@@ -60,6 +60,8 @@ class Scene:
         bones = real_femora("smir_right_femora")
         self.known, self.unseen = bones[:KNOWN], bones[KNOWN:]
         self.frame = frame_for([b.frame.length_mm for b in self.known])
+        # How many bones stand in large galleries.
+        self.galleries = (1_000, 10_000)
         self.start = load_model(SHIPPED)
         self.settings = refining(
             TrainingSettings(network=self.start.card.network, seed=SEED, accelerator="cpu")
