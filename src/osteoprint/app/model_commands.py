@@ -142,13 +142,13 @@ def train(
         typer.Option(help="Show the pictures that 'render --shards' put there, no variants."),
     ] = None,
     refine: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--refine/--from-scratch",
-            help="Begin with the network that comes with the program, which is the default where "
-            "no other network is trained, or at random.",
+            "--refine",
+            help="Begin with the network that comes with the program instead of at random: "
+            "good after a few minutes.",
         ),
-    ] = None,
+    ] = False,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -180,9 +180,7 @@ def train(
     usual = PHANTOM_TRAINING if phantoms else TrainingSettings()
     if config is not None:
         usual = read_training(config, usual)
-    own = backbone in (None, usual.network.backbone) and not (phantoms or pretrained)
-    own = own and usual.network == TrainingSettings().network and not usual.pretrained
-    start = load_model(SHIPPED) if own and refine is not False else None
+    start = load_model(SHIPPED) if refine else None
     if start is not None:
         usual = refining(usual)
     settings = chosen(
@@ -197,8 +195,9 @@ def train(
         "--variants": shards is not None and variants is not None,
         "--pairs": (settings.fresh or shards is not None) and pairs is not None,
         "--log": phantoms and log is not None,
-        "--refine": refine and start is None,
-    }
+        "--refine": refine and (phantoms or settings.pretrained or backbone is not None
+                                or usual.network != TrainingSettings().network),
+    }  # fmt: skip
     for option in (o for o, given in of_no_use.items() if given):
         fix = "give --steps" if option == "--minutes" else "leave it out"
         raise InputError(option, "is of no use beside the other options", fix)

@@ -88,9 +88,8 @@ def study(
         _ablation(bank, out, names, scale, range(seed, seed + repeats), as_json=as_json)
         return
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.encoder import COMPACT, Network, check_network
-    from osteoprint.fingerprint.model import SHIPPED, load_model
-    from osteoprint.fingerprint.training import TrainingSettings, refining
+    from osteoprint.fingerprint.encoder import Network, check_network
+    from osteoprint.fingerprint.training import TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.paper import SCALES, run_paper
     from osteoprint.study.paper_page import write_paper
@@ -99,20 +98,18 @@ def study(
     from osteoprint.study.whole_way import run_study
     from osteoprint.xray import presets
 
-    refine = backbone == COMPACT
-    network = load_model(SHIPPED).card.network if refine else Network(backbone, contrast=True)
+    network = Network(backbone, contrast=True)
     training = TrainingSettings(
         network, loss=loss, minutes=minutes, steps=step_count or TrainingSettings.steps, seed=seed
     )
     check_network(network)
-    training = refining(training) if refine else training
     try:
         presets.preset(preset)
     except ValueError as error:
         raise InputError("--preset", str(error), "name one of them") from None
     methods = () if what == "identification" else METHODS
     settings = StudySettings(
-        unseen=names, training=training, refine=refine, seed=seed, methods=methods, preset=preset
+        unseen=names, training=training, seed=seed, methods=methods, preset=preset
     )
     with steps() as progress, Bank.open(bank) as opened:
         bones = load_bones(opened, progress)

@@ -17,7 +17,7 @@ from osteoprint.ct.reading import read_scan
 from osteoprint.ct.volume import Volume
 from osteoprint.errors import BankError
 from osteoprint.fingerprint.batches import PictureSource, Stored
-from osteoprint.fingerprint.model import SHIPPED, Model, load_model
+from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import (
     PairPose,
     SampleBone,
@@ -64,7 +64,6 @@ class StudySettings:
     unseen : names or ids of the bones kept from the network; when empty, the last sixth
         of the individuals in the order of their names.
     training : the network and its training.
-    refine : begin with the network that comes along, which has to be the same.
     probes : how many AP + ML pairs of every bone are asked for.
     methods : by which the unseen bones' surfaces are rebuilt from films, if any.
     preset : how those films are taken, see :mod:`osteoprint.xray.presets`.
@@ -73,7 +72,6 @@ class StudySettings:
 
     unseen: tuple[str, ...] = ()
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    refine: bool = False
     probes: int = 16
     methods: tuple[Method, ...] = ()
     preset: str = "ideal"
@@ -180,9 +178,7 @@ def prepare_experiment(
     """Split the bones, render the known ones, train the network on them alone."""
     known, unseen = split(bones, settings.unseen)
     frame = frame_for([b.record.length_mm for b in known])
-    start = load_model(SHIPPED) if settings.refine else None
-    model = train_on(known, frame, settings.training, progress, start=start)
-    return Experiment(known, unseen, frame, model)
+    return Experiment(known, unseen, frame, train_on(known, frame, settings.training, progress))
 
 
 def train_on(
