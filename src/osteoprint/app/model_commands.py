@@ -116,7 +116,11 @@ def train(
     ] = None,
     step_count: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Number of steps; by default 2200, of phantoms 4000."),
+        typer.Option(
+            "--steps",
+            min=1,
+            help="Number of steps; by default 2200, of phantoms 4000, to refine 500.",
+        ),
     ] = None,
     variants: Annotated[
         int | None,

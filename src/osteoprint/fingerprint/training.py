@@ -101,13 +101,19 @@ class TrainingSettings:
     seed: int = 0
 
 
-# A network that knows something already would forget it at the usual rate.
-_REFINING_RATE = 1e-3
+# A network that knows something already would forget it at the usual rate; and in 2,200 steps
+# it learnt two dozen bones' very scans by heart: by films of another scan of theirs, it knew only
+# four in five of them again.
+_REFINING_RATE, _REFINING_STEPS = 1e-3, 500
 
 
 def refining(settings: TrainingSettings) -> TrainingSettings:
     """The same settings for a network that begins as a trained one."""
-    return replace(settings, learning_rate=min(settings.learning_rate, _REFINING_RATE))
+    return replace(
+        settings,
+        learning_rate=min(settings.learning_rate, _REFINING_RATE),
+        steps=min(settings.steps, _REFINING_STEPS),
+    )
 
 
 Progress = Callable[[float, float], None]
