@@ -246,7 +246,6 @@ def test_the_card_says_which_pictures_and_how_far_bones_lie_apart(pictures):
 
 
 def test_tensorboard_gets_every_step(pictures, tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     losses = []

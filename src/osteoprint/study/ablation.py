@@ -25,7 +25,7 @@ from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
 from osteoprint.study.training_config import paper_training, with_weights
 from osteoprint.study.training_films import parts_of, rms_between
-from osteoprint.study.workers import cores, open_workers
+from osteoprint.study.workers import cores, in_order
 from osteoprint.xray.standard import StandardFrame
 
 # The paper's split of the films of known bones: a fifth is kept from the training.
@@ -247,17 +247,9 @@ def _films(
 
 def _taken(tasks: Sequence[_Task], progress: Progress) -> NDArray[np.uint8]:
     """(bones, films, 2, rows, columns) of one task a bone, on all cores where it is worth it."""
-    shown: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(tasks)
-    left = len(tasks)
-
-    def one_done(index: int, pictures: NDArray[np.uint8]) -> None:
-        nonlocal left
-        shown[index], left = pictures, left - 1
-        progress("Taking X-rays", len(tasks) - left, len(tasks))
-
     pairs = sum(len(poses) for _, poses, _ in tasks)
-    with open_workers(cores() if pairs > _FEW else 1) as workers:
-        workers.run(_films_of, tasks, one_done)
+    count = cores() if pairs > _FEW else 1
+    shown = in_order(_films_of, tasks, count, lambda n: progress("Taking X-rays", n, len(tasks)))
     return np.stack(shown)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from osteoprint.errors import FilmError, InputError
 from osteoprint.fingerprint.samples import pair_pictures, to_bytes
 from osteoprint.frames import Side, View
-from osteoprint.study.workers import cores, open_workers
+from osteoprint.study.workers import cores, in_order
 from osteoprint.xray.camera import Geometry
 from osteoprint.xray.dataset import MANIFEST
 from osteoprint.xray.radiograph import Radiograph
@@ -57,16 +57,8 @@ def shard_films(
         if entry.get("scan_sha256") != record.volume_sha256:
             raise InputError(folder, f"is of another scan of {record.name}", _FIX)
         tasks.append((str(folder / entry["shard"]), entry, white, frame))
-    shown: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(tasks)
-    left = len(tasks)
-
-    def one_done(index: int, pictures: NDArray[np.uint8]) -> None:
-        nonlocal left
-        shown[index], left = pictures, left - 1
-        progress("Reading X-rays", len(tasks) - left, len(tasks))
-
-    with open_workers(min(cores(), len(tasks))) as workers:
-        workers.run(_pictures, tasks, one_done)
+    count = min(cores(), len(tasks))
+    shown = in_order(_pictures, tasks, count, lambda n: progress("Reading X-rays", n, len(tasks)))
     if len({len(pictures) for pictures in shown}) != 1:
         raise InputError(folder, "has not as many pictures of every bone", _FIX)
     return np.stack(shown)

@@ -177,3 +177,21 @@ def _one_thread() -> None:
 def _with_one_thread(function: Function, task: Task) -> Any:
     _one_thread()
     return function(*task)
+
+
+def in_order(
+    function: Function, tasks: Sequence[Task], count: int, ended: Callable[[int], None]
+) -> list[Any]:
+    """What each task gives, in the tasks' order, done by `count` processes of this machine.
+
+    ``ended`` is called with how many have ended. Raises as :meth:`Workers.run`.
+    """
+    results: dict[int, Any] = {}
+
+    def one_done(index: int, result: Any) -> None:
+        results[index] = result
+        ended(len(results))
+
+    with open_workers(count) as workers:
+        workers.run(function, tasks, one_done)
+    return [results[index] for index in range(len(tasks))]
