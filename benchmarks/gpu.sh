@@ -24,10 +24,9 @@ echo "== rendering: xray_speed_gpu"
 "$python" benchmarks/gpu_render.py
 
 # ---- training: whatever trains on a card is called here -------------------------------
+ablation=("$python" benchmarks/ablation.py --scale full --seeds 1 --accelerator cuda)
 echo "== the paper's networks at the paper's scale: VGG-16, then ResNet-50"
-"$python" benchmarks/ablation.py --scale full --seeds 1 --accelerator cuda --only base resnet50
-if [ "${ABLATION:-}" = full ]; then
-  echo "== every line of the ablation: about two minutes each"
-  "$python" benchmarks/ablation.py --scale full --seeds 1 --accelerator cuda
-fi
+"${ablation[@]}" --only base resnet50
+echo "== every line of the ablation, three at a time"
+"${ablation[@]}" --precision bf16-mixed --at-once 3 --steps "${STEPS:-4000}"
 # ---------------------------------------------------------------------------------------

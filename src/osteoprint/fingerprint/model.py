@@ -109,13 +109,17 @@ class Model:
         return Model(self.encoder, replace(self.card, frame=frame, scale="fixed"))
 
     def embed(self, pictures: NDArray[np.float32], batch: int = 128) -> NDArray[np.float32]:
-        """(n, 2, H, W) standard pictures in 0...1 -> (n, d) float32 fingerprints."""
+        """(n, 2, H, W) standard pictures in 0...1 -> (n, d) float32 fingerprints.
+
+        Worked out where the encoder is.
+        """
         self.encoder.eval()
+        device = next(self.encoder.parameters()).device
         parts = []
         with torch.inference_mode():
             for start in range(0, len(pictures), batch):
                 block = np.ascontiguousarray(pictures[start : start + batch])
-                parts.append(self.encoder(torch.from_numpy(block)).numpy())
+                parts.append(self.encoder(torch.from_numpy(block).to(device)).cpu().numpy())
         nothing = np.zeros((0, self.card.network.dimension), np.float32)
         return np.concatenate(parts) if parts else nothing
 

@@ -212,7 +212,6 @@ def train(
             run.save_sometimes(done)
         if progress:
             progress(share, loss_value)
-    encoder = encoder.to("cpu")
     encoder.eval()
     card = ModelCard(
         network=settings.network,
@@ -224,6 +223,7 @@ def train(
     )
     model = Model(encoder, card)
     card.figures |= _on_training_bones(model, source, settings)
+    encoder.to("cpu")
     if fabric.is_global_zero:
         run.save(done)
     if fabric.loggers:

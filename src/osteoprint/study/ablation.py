@@ -8,8 +8,11 @@ and fewer steps than the paper had; which one was used stands on the table.
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +28,7 @@ from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
 from osteoprint.study.training_config import paper_training, with_weights
 from osteoprint.study.training_films import parts_of, rms_between
-from osteoprint.study.workers import cores, in_order
+from osteoprint.study.workers import cores, in_order, open_workers
 from osteoprint.xray.standard import StandardFrame
 
 # The paper's split of the films of known bones: a fifth is kept from the training.
@@ -43,7 +46,7 @@ class Scale:
 
     Attributes
     ----------
-    name : in words, for the table.
+    name : in words, for the table; :attr:`words` adds the steps.
     films : pairs of each bone.
     settings : of the line that all others differ from.
     other_backbone : that the base's backbone is compared with.
@@ -54,16 +57,23 @@ class Scale:
     settings: TrainingSettings
     other_backbone: str
 
+    @property
+    def words(self) -> str:
+        """What stands on the table."""
+        of = self.settings
+        precision = "" if of.precision == "32-true" else f", {of.precision}"
+        return f"{self.name}, {of.steps:,} steps{precision}"
+
 
 _PAPER = paper_training("vgg16")
 FULL = Scale(
-    "full: VGG-16 from ImageNet weights, 900 film pairs a bone, 4,000 steps",
+    "full: VGG-16 from ImageNet weights, 900 film pairs a bone",
     900,
     replace(_PAPER, pretrained=True),
     "resnet50",
 )
 SMALL = Scale(
-    "small: the compact network, 60 film pairs a bone, 200 steps",
+    "small: the compact network, 60 film pairs a bone",
     60,
     replace(
         _PAPER, network=Network(views="side by side"), steps=200, learning_rate=2e-3,
@@ -160,6 +170,7 @@ class Line:
     unseen : triplet accuracy on bones it was not trained on; None of one bone alone, which cannot
         be told from any other.
     pairs : share of all pairs of films of unseen bones told right at the best threshold; or None.
+    seconds : that the training took, without the films.
     """
 
     case: Case
@@ -167,6 +178,7 @@ class Line:
     validation: float
     unseen: float | None
     pairs: float | None
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -180,6 +192,24 @@ class _Films:
     known: NDArray[np.uint8]
     unseen: NDArray[np.uint8]
 
+    @staticmethod
+    def files(folder: Path, name: str) -> tuple[Path, Path]:
+        """Where films of this name are kept."""
+        return folder / f"{name}-known.npy", folder / f"{name}-unseen.npy"
+
+    def keep(self, files: tuple[Path, Path]) -> None:
+        """Write them; a file that is there is a finished one."""
+        for file, pictures in zip(files, (self.known, self.unseen), strict=True):
+            partial = file.with_suffix(".partial.npy")
+            np.save(partial, pictures)
+            partial.replace(file)
+
+    @classmethod
+    def of(cls, files: tuple[Path, Path]) -> _Films:
+        """The inverse; what is not looked at is not read."""
+        known, unseen = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
+        return cls(known, unseen)
+
 
 def run_ablation(
     bones: Sequence[StudyBone],
@@ -189,6 +219,8 @@ def run_ablation(
     seeds: Sequence[int] = (0,),
     only: Sequence[str] | None = None,
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+    at_once: int = 1,
+    films_folder: Path | None = None,
     progress: Progress = quiet,
     keep: Callable[[list[Line]], None] | None = None,
 ) -> list[Line]:
@@ -201,6 +233,10 @@ def run_ablation(
     unseen : bones kept from all networks, see :func:`osteoprint.study.experiment.split`.
     seeds : every case is done with each of them.
     only : names of the cases to do; all when left out.
+    at_once : so many networks are trained beside each other, each by a process of its own: one
+        alone leaves a large card waiting.
+    films_folder : films are kept there, and taken from there where they are; of these bones at
+        this scale alone. Nowhere when left out.
     keep : called with all lines so far as each is done.
 
     Raises BankError where the bones cannot be split.
@@ -209,19 +245,29 @@ def run_ablation(
     frame = StandardFrame.for_length(max(b.record.length_mm for b in known))
     themselves = replace(scale.settings, variants_per_bone=1)
     rms_mm = rms_between(known, parts_of(known, frame, themselves))
-    taken: dict[str, _Films] = {}
-    lines: list[Line] = []
     chosen = [case for case in cases(scale) if only is None or case.name in only]
-    for case in chosen:
-        if case.proportions not in taken:
-            taken[case.proportions] = _films(known, held, frame, case, scale, progress)
-        for seed in seeds:
-            films = _as_asked(taken[case.proportions], case)
-            lines.append(_line(case, seed, films, rms_mm, frame, scale, accelerator))
-            progress("Training networks", len(lines), len(chosen) * len(seeds))
+    lines: dict[int, Line] = {}
+    with tempfile.TemporaryDirectory() as nowhere, open_workers(at_once) as workers:
+        folder = films_folder or Path(nowhere)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {each: _Films.files(folder, each) for each in {c.proportions for c in chosen}}
+        for case in chosen:
+            if not all(file.is_file() for file in kept[case.proportions]):
+                films = _films(known, held, frame, case, scale, progress)
+                films.keep(kept[case.proportions])
+        tasks = [
+            (case, seed, kept[case.proportions], rms_mm, frame, scale, accelerator)
+            for case in chosen for seed in seeds
+        ]  # fmt: skip
+
+        def one_done(index: int, line: Line) -> None:
+            lines[index] = line
+            progress("Training networks", len(lines), len(tasks))
             if keep:
-                keep(lines)
-    return lines
+                keep([lines[done] for done in sorted(lines)])
+
+        workers.run(_line, tasks, one_done)
+    return [lines[index] for index in sorted(lines)]
 
 
 def _films(
@@ -274,12 +320,13 @@ def _as_asked(films: _Films, case: Case) -> _Films:
 def _line(
     case: Case,
     seed: int,
-    films: _Films,
+    files: tuple[Path, Path],
     rms_mm: NDArray[np.float64],
     frame: StandardFrame,
     scale: Scale,
     accelerator: Literal["auto", "cpu", "cuda"],
 ) -> Line:
+    films = _as_asked(_Films.of(files), case)
     base = scale.settings
     settings = replace(
         base, network=replace(base.network, **case.network), seed=seed, accelerator=accelerator,
@@ -291,6 +338,7 @@ def _line(
     bones = len(films.known)
     # Always judged on the same films, however few are learnt from.
     learnt = order[held:][: max(4, round(case.films * (count - held)))]
+    begun = time.perf_counter()
     model = train(
         films.known[:, learnt],
         [f"bone {index}" for index in range(bones)],
@@ -298,10 +346,13 @@ def _line(
         settings,
         rms_mm=rms_mm[:bones, :bones],
     )
+    seconds = time.perf_counter() - begun
+    if accelerator != "cpu" and torch.cuda.is_available():
+        model.encoder.to("cuda")
     validation, _ = _judged(model, films.known[:, order[:held]], settings)
     several = len(films.unseen) > 1
     unseen, pairs = _judged(model, films.unseen, settings) if several else (None, None)
-    return Line(case, seed, validation, unseen, pairs)
+    return Line(case, seed, validation, unseen, pairs, seconds)
 
 
 def _judged(

@@ -50,7 +50,7 @@ def write_ablation(
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "osteoprint": __version__,
-        "scale": scale.name,
+        "scale": scale.words,
         "known": bones[0],
         "unseen": bones[1],
         "lines": [line.to_json() for line in lines],

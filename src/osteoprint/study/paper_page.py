@@ -73,7 +73,7 @@ def write_paper(folder: Path, study: PaperStudy, title: str) -> dict[str, Any]:
                 )
             },
             "transfer": study.transfer,
-            "ablation": {"scale": study.scale.ablation.name, "table": table(study.ablation)},
+            "ablation": {"scale": study.scale.ablation.words, "table": table(study.ablation)},
             "nearest": study.result.nearest.to_json(),
         }
     )
