@@ -16,6 +16,7 @@ import numpy as np
 
 from osteoprint.bank.records import BoneRecord
 from osteoprint.errors import OsteoprintError
+from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
 from osteoprint.fingerprint.training import TrainingSettings
@@ -116,6 +117,19 @@ def clinic_pictures(
             save_whole(files[index], job.result())
             print(f"clinic films of bone {index + 1} of {len(bones)}", flush=True)
     return np.stack([np.load(file) for file in files])
+
+
+def enrolled_pictures(scene: Scene) -> np.ndarray:
+    """(29, views, 2, rows, columns) uint8: what ``enrol`` makes of the bones' scans.
+
+    The known bones, then the unseen ones. Their clinic films are of other scans of the bones.
+    """
+    bones = study_bones([*scene.known, *scene.unseen], 0, scene.frame)
+    said = json.dumps([GALLERY_KEYS, asdict(scene.frame), [b.record.id for b in bones]])
+    path = CACHE / f"enrolled-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npy"
+    if not path.is_file():
+        save_whole(path, np.stack([gallery_pictures(b.sample, scene.frame) for b in bones]))
+    return np.load(path)
 
 
 def save_whole(path: Path, pictures: np.ndarray) -> None:

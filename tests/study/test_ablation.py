@@ -11,6 +11,7 @@ from cats import FRAME, make_bone
 
 from osteoprint.errors import InputError
 from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.study import ablation
 from osteoprint.study.ablation import BASE, SCALES, SMALL, Scale, cases, run_ablation
 from osteoprint.study.ablation_page import table, write_ablation
 
@@ -83,3 +84,26 @@ def test_a_file_is_no_folder(lines: list, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match="is a file"):
         write_ablation(tmp_path / "x", lines, TINY, (3, 2), "")
+
+
+def test_films_that_are_kept_are_not_taken_again(
+    lines: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And networks trained beside each other are those trained one after the other."""
+    bones = [make_bone(index) for index in range(5)]
+
+    def again(at_once: int) -> list:
+        return run_ablation(
+            bones, TINY, unseen=("cat 3", "cat 4"), only=SOME[:2], accelerator="cpu",
+            films_folder=tmp_path / "films", at_once=at_once,
+        )  # fmt: skip
+
+    first = again(at_once=1)
+    monkeypatch.setattr(ablation, "_films", lambda *_: pytest.fail("taken again"))
+    second = again(at_once=2)
+    kept = [line for line in lines if line.seed == 0][:2]
+    for found in (first, second):
+        assert [(f.case, f.validation, f.unseen, f.pairs) for f in found] == [
+            (k.case, k.validation, k.unseen, k.pairs) for k in kept
+        ]
+        assert all(f.seconds > 0 for f in found)

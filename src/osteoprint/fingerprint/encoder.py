@@ -172,13 +172,13 @@ class LocalContrast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Local contrast of each channel by itself."""
         sigma = self.reach * x.shape[2]
-        rest = x - _gaussian(x, sigma)
-        spread = _gaussian(rest * rest, 2 * sigma).clamp_min(0.0).sqrt()
+        rest = x - blurred(x, sigma)
+        spread = blurred(rest * rest, 2 * sigma).clamp_min(0.0).sqrt()
         least = self.floor * spread.mean(dim=(2, 3), keepdim=True)
         return rest / (spread + least + 1e-6)
 
 
-def _gaussian(x: Tensor, sigma: float) -> Tensor:
+def blurred(x: Tensor, sigma: float) -> Tensor:
     """(B, C, H, W) blurred; beyond the edges all is 0.
 
     As products with a matrix for each axis: on one channel, ten times as fast as convolutions.

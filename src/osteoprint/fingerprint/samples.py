@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from osteoprint.ct.variation import Variation, varied
 from osteoprint.ct.volume import Volume
+from osteoprint.fingerprint.encoder import blurred
 from osteoprint.frames import AnatomicalFrame, Side
 from osteoprint.xray.camera import Geometry, Pose
 from osteoprint.xray.projector import TracedVolume, prepare
@@ -28,6 +29,9 @@ OFF_DEG = 5.0
 GALLERY_TURNS_DEG = (-18.0, -12.0, -6.0, 0.0, 6.0, 12.0, 18.0)
 PROBE_TURNS_DEG = (-21.0, -15.0, -9.0, -3.0, 3.0, 9.0, 15.0, 21.0)
 GALLERY_KEV = 80.0
+# How far a bone's own texture is smooth, and how much brighter or darker it may be, one standard
+# deviation: a scan's is not to be learnt by heart.
+_TEXTURE_PX, _TEXTURE = (1.0, 4.0), 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,18 @@ def random_pose(rng: np.random.Generator, max_turn_deg: float = MAX_TURN_DEG) ->
     All is uniform: the turn about the long axis within the limit, each film's own error of the
     turn and its tilt towards the tube within 5 degrees, the tip in the image within the limit.
     """
-    turn = rng.uniform(-max_turn_deg, max_turn_deg)
+    return pose_about(rng.uniform(-max_turn_deg, max_turn_deg), rng, max_turn_deg)
+
+
+def pose_about(
+    turn_deg: float, rng: np.random.Generator, max_tip_deg: float = MAX_TURN_DEG
+) -> PairPose:
+    """The same at this turn about the long axis."""
 
     def one() -> Pose:
         own, tilt = rng.uniform(-OFF_DEG, OFF_DEG, 2)
-        tip = rng.uniform(-max_turn_deg, max_turn_deg)
-        return Pose(turn + own, tip, tilt)
+        tip = rng.uniform(-max_tip_deg, max_tip_deg)
+        return Pose(turn_deg + own, tip, tilt)
 
     return PairPose(one(), one(), float(rng.integers(60, 159)))
 
@@ -178,11 +188,24 @@ def _noise(image: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(image.shape, generator=own, device=image.device)
 
 
+def _texture(image: Tensor, generator: torch.Generator) -> Tensor:
+    """(n, 1, rows, columns) what another scan of the same bone shows brighter or darker, a part.
+
+    Smooth over one to four pixels. Between two artificial scans of one femur, whose cortex and
+    spongy bone are drawn anew, such parts are 2 % on average over the bone.
+    """
+    reach = float(torch.empty(()).uniform_(*_TEXTURE_PX, generator=generator))
+    rough = blurred(_noise(image, generator), reach)
+    rough = rough / rough.std(dim=(2, 3), keepdim=True)
+    strength = torch.rand(len(image), 1, 1, 1, generator=generator) * _TEXTURE
+    return strength.to(image.device) * rough
+
+
 def vary(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """(n, 2, rows, columns) pictures as other films would show them.
 
     Each picture on its own: turned by up to 2 degrees and shifted by up to 1.5 pixels
-    (the bone is found only so well), gamma, brightness and noise. Size is never changed.
+    (the bone is found only so well), gamma, brightness, texture and noise. Size is never changed.
     ``generator`` is the CPU's; they are changed where they are, and on a card their noise is
     another one than on the CPU.
     """
@@ -204,5 +227,6 @@ def vary(pictures: Tensor, generator: torch.Generator) -> Tensor:
     grid = functional.affine_grid(theta, list(flat.shape), align_corners=False)
     image = functional.grid_sample(flat, grid, align_corners=False)
     image = uniform(0.85, 1.15, 1, 1, 1) * image.clamp_min(1e-6) ** uniform(0.7, 1.4, 1, 1, 1)
+    image = image * (1.0 + _texture(image, generator))
     image = image + uniform(0.0, 0.03, 1, 1, 1) * _noise(image, generator)
     return image.clamp(0.0, 1.5).reshape(pictures.shape)

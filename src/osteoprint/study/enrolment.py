@@ -18,14 +18,9 @@ from osteoprint.bank.search import bone_distances, squared_distance
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, ModelError
 from osteoprint.fingerprint.clinic_films import read_pair
+from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, ModelCard, save_model
-from osteoprint.fingerprint.samples import (
-    GALLERY_TURNS_DEG,
-    from_bytes,
-    gallery_poses,
-    probe_poses,
-    render_set,
-)
+from osteoprint.fingerprint.samples import from_bytes, probe_poses
 from osteoprint.study.experiment import Progress, StudyBone, load_bone, quiet
 from osteoprint.xray.standard import FRAME_ROOM
 
@@ -67,8 +62,8 @@ def enrol_bank(
     for index, record in enumerate(sorted(records, key=lambda r: r.id)):
         bone = load_bone(bank, record, model.card.frame)
         if record.id not in done:
-            keys = [f"z{turn:+03.0f}" for turn in GALLERY_TURNS_DEG]
-            bank.enrol(made_by, record, keys, _embed(model, bone, gallery_poses()))
+            shown = gallery_pictures(bone.sample, model.card.frame, seed)
+            bank.enrol(made_by, record, GALLERY_KEYS, model.embed(from_bytes(shown)))
         probes[record.id] = _asked(model, bone, rng)
         progress("Enrolling", index + 1, len(records))
     return _calibrate(bank, made_by, probes, trained=trained)
@@ -119,12 +114,6 @@ def _at_the_banks_scale(
         save_model(scaled, path, half=True)
         _check_size(path, scaled, records)
         return _added(bank, path, scaled), scaled
-
-
-def _embed(model: Model, bone: StudyBone, poses: list[Any]) -> NDArray[np.float32]:
-    """(poses, d) fingerprints of one bone."""
-    pictures = render_set([bone.sample], [poses], model.card.frame)[0]
-    return model.embed(from_bytes(pictures))
 
 
 def _between_pairs(probes: dict[str, NDArray[np.float32]], bones: list[BoneRecord]) -> Calibration:

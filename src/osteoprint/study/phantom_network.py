@@ -28,7 +28,7 @@ from osteoprint.xray.standard import StandardFrame
 KINDS: tuple[tuple[Literal["femur", "tibia"], Literal["human", "cat"]], ...] = (
     ("femur", "human"), ("tibia", "human"), ("femur", "cat"), ("tibia", "cat"),
 )  # fmt: skip
-PHANTOMS = 24
+PHANTOMS = 16
 # A bank's scale has so much room beyond its longest bone, for those to come.
 ROOM = 1.07
 # All kinds are brought to this size: to a standard picture size is nothing but a scale.
@@ -39,7 +39,7 @@ _VOXEL_MM = 2.0
 PHANTOM_TRAINING = TrainingSettings(
     network=Network(contrast=True, reductions=(384, 256)),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
-    variants_per_bone=12,
+    variants_per_bone=18,
     poses_per_variant=12,
     bones_per_batch=24,
     steps=4000,
