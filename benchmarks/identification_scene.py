@@ -17,9 +17,9 @@ import numpy as np
 from osteoprint.bank.records import BoneRecord
 from osteoprint.errors import OsteoprintError
 from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
-from osteoprint.fingerprint.model import Model, load_model, save_model
+from osteoprint.fingerprint.model import SHIPPED, Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.training import TrainingSettings, refining
 from osteoprint.study.experiment import StudyBone, study_bone, train_on
 from osteoprint.study.training_films import frame_for
 from osteoprint.xray.standard import StandardFrame
@@ -63,40 +63,56 @@ class Scene:
         self.frame = frame_for([b.frame.length_mm for b in self.known])
         # How many bones stand in large galleries.
         self.galleries = (1_000, 10_000)
-        self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
+        self.start = load_model(SHIPPED).at_scale(max(b.frame.length_mm for b in self.known))
+        self.settings = refining(
+            TrainingSettings(network=self.start.card.network, seed=SEED, accelerator="cpu")
+        )
 
     def model(self) -> Model:
-        """The compact default, trained on the known.
+        """The network that ships, refined on the known, as ``train --refine`` does.
 
-        The figures say how long it took, unless it went on from a run that was stopped.
+        The figures say how long films and training took, interruptions left out.
         """
-        said = json.dumps([asdict(self.settings), asdict(self.frame), [b.name for b in self.known]])
+        said = json.dumps([
+            asdict(self.settings), asdict(self.frame), [b.name for b in self.known],
+            hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
+        ])  # fmt: skip
         path = (
             CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
         )
         if path.is_file():
             return load_model(path)
-        checkpoint, films_folder = path.with_suffix(".checkpoint"), path.with_suffix(".films")
-        anew = not (checkpoint.exists() or films_folder.exists())
-        begun, steps = time.perf_counter(), {}
-
-        def progress(what: str, done: float, total: float) -> None:
-            name = what.split(" (")[0]
-            steps[name] = time.perf_counter() - begun
-            if "loss" not in what or int(done * 1000) % 50 == 0:
-                print(f"{steps[name]:7.0f} s  {what} {done:.3g} of {total:g}", flush=True)
-
-        bones = study_bones(self.known, 0, self.frame)
+        watch = _Watch(path.with_suffix(".seconds.json"))
+        checkpoint = path.with_suffix(".checkpoint")
         model = train_on(
-            bones, self.frame, self.settings, progress,
-            checkpoint=checkpoint, films_folder=films_folder,
+            study_bones(self.known, 0, self.frame), self.frame, self.settings, watch,
+            start=self.start, checkpoint=checkpoint, films_folder=CACHE / "identification.films",
         )  # fmt: skip
-        if anew:
-            model.card.figures["films s"] = steps["Taking X-rays"]
-            model.card.figures["all s"] = time.perf_counter() - begun
+        model.card.figures |= watch.seconds
         save_model(model, path)
         checkpoint.unlink(missing_ok=True)
         return model
+
+
+class _Watch:
+    """Prints progress, and books the time of films and of training in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, time.perf_counter()
+        self.seconds = {"films s": 0.0, "training s": 0.0}
+        if path.is_file():
+            self.seconds = json.loads(path.read_text())
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        now = time.perf_counter()
+        self.seconds["training s" if what.startswith("Training") else "films s"] += now - self._last
+        self._last = now
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.seconds))
+        if "loss" not in what or int(done * 1000) % 50 == 0:
+            print(
+                f"{sum(self.seconds.values()):7.0f} s  {what} {done:.3g} of {total:g}", flush=True
+            )
 
 
 def clinic_pictures(

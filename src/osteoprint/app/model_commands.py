@@ -119,7 +119,7 @@ def train(
         typer.Option(
             "--steps",
             min=1,
-            help="Number of steps; by default 2200, of phantoms 4000, to refine 500.",
+            help="Number of steps; by default 2200, of phantoms 4000, to refine 800.",
         ),
     ] = None,
     variants: Annotated[

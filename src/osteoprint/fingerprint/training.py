@@ -104,7 +104,7 @@ class TrainingSettings:
 # A network that knows something already would forget it at the usual rate; and in 2,200 steps
 # it learnt two dozen bones' very scans by heart: by films of another scan of theirs, it knew only
 # four in five of them again.
-_REFINING_RATE, _REFINING_STEPS = 1e-3, 500
+_REFINING_RATE, _REFINING_STEPS = 1e-3, 800
 
 
 def refining(settings: TrainingSettings) -> TrainingSettings:
