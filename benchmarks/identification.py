@@ -35,6 +35,7 @@ from identification_scene import (
     row,
     study_bones,
 )
+from identification_shapes import rebuilt_rows
 from osteoprint.bank.evidence import Calibration, cllr, eer_interval, equal_error, min_cllr
 from osteoprint.fingerprint.classifier import classified
 from osteoprint.fingerprint.clinic_films import read_pair
@@ -256,6 +257,7 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
                   (found / best).mean(), "ratio", n=better.size)  # fmt: skip
         yield row(f"nearest shape, {name}: mean RMS", found.mean(), "mm", n=better.size,
                   note=f"the best there is: {best.mean():.2f} mm")  # fmt: skip
+    yield from rebuilt_rows(scene, truth)
 
 
 def _local(bone: Bone) -> Any:
