@@ -43,7 +43,7 @@ def ask(capsys, *arguments: object) -> dict:
 def test_study_ablation(bank, capsys, tmp_path):
     argv = ["study", "ablation", "--bank", bank, "--out", tmp_path / "a", "--unseen", UNSEEN]
     answer = ask(capsys, *argv, "--repeats", 2)
-    assert answer["scale"] == "tiny"
+    assert answer["scale"] == "tiny, 1 steps"
     assert [row["seeds"] for row in answer["table"]] == [2, 2]
     assert Path(answer["report"]).is_file()
     assert (tmp_path / "a" / "ablation.json").is_file()
