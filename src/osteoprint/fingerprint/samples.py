@@ -80,7 +80,11 @@ def random_pose(rng: np.random.Generator, max_turn_deg: float = MAX_TURN_DEG) ->
 def pose_about(
     turn_deg: float, rng: np.random.Generator, max_tip_deg: float = MAX_TURN_DEG
 ) -> PairPose:
-    """The same at this turn about the long axis."""
+    """A pair as it comes from a table, see :func:`random_pose`, at a turn about the long axis.
+
+    ``turn_deg`` is both films' turn, each then off by up to 5 degrees by itself; ``max_tip_deg``
+    limits the tip in the image.
+    """
 
     def one() -> Pose:
         own, tilt = rng.uniform(-OFF_DEG, OFF_DEG, 2)
