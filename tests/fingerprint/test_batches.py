@@ -69,7 +69,7 @@ def test_without_mirror_images_nothing_is_turned_round():
     assert int(labels.max()) < BONES
 
 
-def test_where_no_distance_is_known_only_triplets_count():
+def test_where_no_distance_is_known_bones_are_only_kept_apart():
     prints = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator()), dim=1)
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     known = 5.0 * (labels[:, None] != labels[None, :])

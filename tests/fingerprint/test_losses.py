@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from osteoprint.fingerprint.losses import (
     OTHER_LOSSES,
+    contrastive_loss,
     other_loss,
     shape_loss,
     shape_target,
@@ -72,8 +73,21 @@ def test_shape_target_starts_at_zero_rises_and_stays_below_a_right_angle():
     assert float(target[3]) <= math.sqrt(2)
 
 
+def test_the_contrastive_loss_is_that_of_the_literature():
+    from pytorch_metric_learning.losses import SupConLoss
+
+    points, labels = some_points()
+    for temperature in (0.05, 0.5):
+        found = contrastive_loss(points, labels, temperature)
+        assert float(found) == pytest.approx(float(SupConLoss(temperature)(points, labels)))
+    points.requires_grad_()
+    contrastive_loss(points, labels).backward()
+    assert bool(points.grad.isfinite().all())
+
+
 def test_shape_loss_is_least_where_distances_are_the_targets():
-    rms = torch.tensor([[0.0, 2.0], [2.0, 0.0]], dtype=torch.float64)
+    # So far apart that they are told apart anyway.
+    rms = torch.tensor([[0.0, 6.0], [6.0, 0.0]], dtype=torch.float64)
     wanted = float(shape_target(rms[0, 1], 3.0))
     angle = math.degrees(2 * math.asin(wanted / 2))
     labels = torch.tensor([0, 0, 1, 1])

@@ -119,7 +119,7 @@ def train(
         typer.Option(
             "--steps",
             min=1,
-            help="Number of steps; by default 2200, of phantoms 4000, to refine 800.",
+            help="Number of steps; by default 2200, of phantoms 2000, to refine 800.",
         ),
     ] = None,
     variants: Annotated[
@@ -127,11 +127,12 @@ def train(
         typer.Option(
             min=1,
             help="Of each bone, itself included; by default as many as make 512 altogether, of "
-            "phantoms 18.",
+            "phantoms 24.",
         ),
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(min=2, help="Film pairs of each variant; by default 12.")
+        int | None,
+        typer.Option(min=2, help="Film pairs of each variant; by default 12, of phantoms 6."),
     ] = None,
     fresh: Annotated[
         bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,8 +89,8 @@ def study(
         _ablation(bank, out, names, scale, range(seed, seed + repeats), as_json=as_json)
         return
     from osteoprint.bank.store import Bank
-    from osteoprint.fingerprint.encoder import Network, check_network
-    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.fingerprint.encoder import check_network
+    from osteoprint.fingerprint.training import DEFAULT_NETWORK, TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.paper import SCALES, run_paper
     from osteoprint.study.paper_page import write_paper
@@ -98,7 +99,7 @@ def study(
     from osteoprint.study.whole_way import run_study
     from osteoprint.xray import presets
 
-    network = Network(backbone, contrast=True)
+    network = replace(DEFAULT_NETWORK, backbone=backbone)
     training = TrainingSettings(
         network, loss=loss, minutes=minutes, steps=step_count or TrainingSettings.steps, seed=seed
     )

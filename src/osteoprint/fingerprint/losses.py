@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from osteoprint.fingerprint.mining import Triplets, mine
+from osteoprint.fingerprint.mining import Triplets
 
 
 def squared_distances(embeddings: Tensor) -> Tensor:
@@ -96,26 +96,44 @@ def shape_target(rms_mm: Tensor, scale_mm: float) -> Tensor:
     return 1.4 * (1.0 - torch.exp(-rms_mm / scale_mm))
 
 
-def shape_loss(
-    embeddings: Tensor, labels: Tensor, rms_mm: Tensor, scale_mm: float, margin: float = 0.1
-) -> Tensor:
-    """Distances between fingerprints that follow the surface RMS between the bones.
-
-    The squared error of every pair's distance against :func:`shape_target`, relative to
-    it, plus the triplet loss on the hardest triplets, which keeps each bone apart from its
-    nearest neighbour.
+def contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.02) -> Tensor:
+    """How improbable it is to draw a film of the same bone by likeness (Khosla et al. 2020).
 
     Parameters
     ----------
-    embeddings, margin : as in :func:`triplet_loss`.
-    labels : (B,) integer, which bone.
+    embeddings : (B, d), unit length.
+    labels : (B,) integer, which bone. Each bone at least twice.
+    temperature : cosines are divided by it: the smaller, the more the nearest others count.
+    """
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    likeness = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+    improbable = likeness.logsumexp(dim=1, keepdim=True) - likeness
+    same = (labels[:, None] == labels[None, :]) & ~itself
+    return (improbable.masked_fill(~same, 0.0).sum(dim=1) / same.sum(dim=1)).mean()
+
+
+# What telling bones apart weighs beside following their shapes. With the hardest triplets in its
+# place, 22 % of unseen bones were not found in a gallery of 1,000, for 7 % (450 steps).
+_APART = 0.1
+
+
+def shape_loss(embeddings: Tensor, labels: Tensor, rms_mm: Tensor, scale_mm: float) -> Tensor:
+    """Distances between fingerprints that follow the surface RMS between the bones.
+
+    The squared error of every pair's distance against :func:`shape_target`, relative to
+    it, plus a part of :func:`contrastive_loss`, which keeps each bone apart from its nearest
+    neighbours: between these the wanted distances are small, and errors of them count little.
+
+    Parameters
+    ----------
+    embeddings : (B, d), unit length.
+    labels : (B,) integer, which bone. Each bone at least twice.
     rms_mm : (B, B), surface RMS between the embeddings' bones, zero for the same; infinity where
-        it is not known: there only the triplets count.
+        it is not known: such bones are only kept apart.
     scale_mm : the RMS at which the target has risen to 63 %.
     """
     distance = (squared_distances(embeddings) + 1e-8).sqrt()
     target = shape_target(rms_mm, scale_mm)
     pair = ((distance - target) ** 2) / (target + 0.15)
     off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & rms_mm.isfinite()
-    triplets = mine(embeddings, labels, margin=margin)
-    return pair[off].mean() + triplet_loss(embeddings, triplets, margin)
+    return pair[off].mean() + _APART * contrastive_loss(embeddings, labels)

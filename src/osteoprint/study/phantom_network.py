@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from osteoprint.bank.records import BoneRecord
 from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
-from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.training import TrainingSettings, train
 from osteoprint.frames import Side, anatomical_frame, apply
@@ -28,7 +27,7 @@ from osteoprint.xray.standard import StandardFrame
 KINDS: tuple[tuple[Literal["femur", "tibia"], Literal["human", "cat"]], ...] = (
     ("femur", "human"), ("tibia", "human"), ("femur", "cat"), ("tibia", "cat"),
 )  # fmt: skip
-PHANTOMS = 16
+PHANTOMS = 24
 # A bank's scale has so much room beyond its longest bone, for those to come.
 ROOM = 1.07
 # All kinds are brought to this size: to a standard picture size is nothing but a scale.
@@ -37,12 +36,11 @@ _LONGEST_MM = 500.0
 _VOXEL_MM = 2.0
 
 PHANTOM_TRAINING = TrainingSettings(
-    network=Network(contrast=True, reductions=(384, 256)),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
-    variants_per_bone=18,
-    poses_per_variant=12,
+    variants_per_bone=24,
+    poses_per_variant=6,
     bones_per_batch=24,
-    steps=4000,
+    steps=2000,
     mirror=True,
     accelerator="auto",
 )
