@@ -36,7 +36,8 @@ from identification_scene import (
     study_bones,
 )
 from identification_shapes import rebuilt_rows
-from osteoprint.bank.evidence import Calibration, cllr, eer_interval, equal_error, min_cllr
+from osteoprint.bank.error_rates import equal_error
+from osteoprint.bank.evidence import Calibration, cllr, eer_interval, min_cllr
 from osteoprint.fingerprint.classifier import classified
 from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.losses import triplet_accuracy
@@ -291,7 +292,7 @@ def absent_rows(scene: Scene) -> Iterator[Row]:
               hits.mean(), "share", n=hits.size)  # fmt: skip
     said_in = np.mean(inside > fitted.threshold)
     said_out = np.mean(outside > fitted.threshold)
-    note = f"threshold {fitted.threshold:.4f} of equal errors on the known bones"
+    note = f"threshold {fitted.threshold:.4f} learnt on the known bones"
     yield row('said "not in the bank", unseen bone enrolled, clinic', said_in, "share",
               n=inside.size, note=note)  # fmt: skip
     yield row('said "not in the bank", unseen bone not enrolled, clinic', said_out, "share",

@@ -10,13 +10,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from osteoprint.bank.error_rates import equal_error, threshold_at_fmr, threshold_at_fnmr
 from osteoprint.bank.evidence import (
     Calibration,
     cllr,
     eer_interval,
-    equal_error,
     min_cllr,
-    threshold_at_fmr,
 )
 
 SAME, OTHER, SPREAD = 0.5, 1.1, 0.25  # means and standard deviation of distances
@@ -131,6 +130,21 @@ def test_a_rate_the_sample_cannot_show_gives_no_threshold():
         Calibration.fit([0.1], [1.0], decide_by="fmr")
     strict = Calibration.fit([0.1, 0.2], impostors, target_fmr=0.1, decide_by="fmr")
     assert strict.threshold == strict.fmr_threshold == at_ten
+
+
+def test_where_kinds_lie_far_apart_a_bones_own_films_decide():
+    """From 199 of them on; a stranger may come nearer than those the threshold was learnt from."""
+    own = np.linspace(0.1, 0.3, 199)
+    assert threshold_at_fnmr(own, 0.005) == 0.3
+    assert threshold_at_fnmr(own[:-1], 0.005) is None
+    assert threshold_at_fnmr(own, 0.01) == own[-2]
+    assert Calibration.fit(own, [1.0, 1.2]).threshold == 0.3
+    assert Calibration.fit(own[:-1], [1.0, 1.2]).threshold == pytest.approx((own[-2] + 1.0) / 2)
+    # Where they do not, errors are equal.
+    overlapping = Calibration.fit(own, np.linspace(0.25, 0.5, 199))
+    assert overlapping.threshold == overlapping.eer_threshold < 0.3
+    with pytest.raises(ValueError, match="rate"):
+        threshold_at_fnmr(own, 1.0)
 
 
 def test_without_overlap_the_claims_are_bounded_by_the_sample():

@@ -12,7 +12,6 @@ than when it is another; it is not the probability that the bone is the same.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -22,6 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit
 
+from osteoprint.bank.error_rates import (
+    checked,
+    equal_error,
+    threshold_at_fmr,
+    threshold_at_fnmr,
+)
+
+# Where hardly any of a bone's own films lie as far off as strangers do, equal errors can be had
+# anywhere between the two. A network that has learnt a bank's bones keeps them farther apart than
+# a stranger, whose own films lie no farther off than theirs: so this share of those decides.
+_TURNED_AWAY = 0.005
 _BINS = 4096  # thresholds the bootstrap looks at; all of them where there are fewer
 
 
@@ -42,8 +52,9 @@ class Calibration:
 
     Attributes
     ----------
-    threshold : distances up to it count as the same bone: the one of equal error rates, or
-        the one of ``target_fmr`` where :meth:`fit` was told to decide by that.
+    threshold : distances up to it count as the same bone: the one of equal error rates, less
+        where one turns away fewer than one in 200 of a bone's own films; or the one of
+        ``target_fmr`` where :meth:`fit` was told to decide by that.
     eer : equal error rate, and ``eer_ci95`` its 95 % bootstrap interval.
     eer_threshold : where the false match and the false non-match rate are equal.
     target_fmr : a false match rate, and ``fmr_threshold`` the largest threshold that keeps
@@ -97,7 +108,7 @@ class Calibration:
         Raises ValueError for an empty or not finite sample, groups that do not fit, and for
         ``decide_by="fmr"`` with too few impostors to tell.
         """
-        same, other = _sample(genuine, "genuine"), _sample(impostor, "impostor")
+        same, other = checked(genuine, "genuine"), checked(impostor, "impostor")
         if decide_by not in ("eer", "fmr"):
             raise ValueError(f"decide_by is 'eer' or 'fmr', not {decide_by!r}")
         same_groups = _groups(genuine_groups, len(same))
@@ -110,7 +121,10 @@ class Calibration:
         intercept, slope = _logistic(same, other)
         model = {"intercept": intercept, "slope": slope}
         model |= {"lowest_lr": 1.0 / (n_same + 1), "highest_lr": n_other + 1.0}
-        chosen = eer_threshold if fmr_threshold is None or decide_by == "eer" else fmr_threshold
+        chosen = threshold_at_fnmr(same, _TURNED_AWAY)
+        chosen = eer_threshold if chosen is None else min(chosen, eer_threshold)
+        if fmr_threshold is not None and decide_by == "fmr":
+            chosen = fmr_threshold
         return cls(
             threshold=chosen,
             eer=eer,
@@ -166,74 +180,6 @@ class Calibration:
 _NOT_FLOAT = {"eer_ci95", "fmr_threshold", "n_genuine", "n_impostor"}
 
 
-def equal_error(genuine: ArrayLike, impostor: ArrayLike) -> tuple[float, float]:
-    """(equal error rate, its threshold) of (g,) genuine and (i,) impostor distances.
-
-    The threshold lies in the middle between two distances, where the larger of the false
-    match and the false non-match rate is smallest; the rate is the mean of the two there.
-    Raises ValueError for empty or not finite samples.
-    """
-    same, other = (
-        np.sort(_sample(sample, what))
-        for sample, what in ((genuine, "genuine"), (impostor, "impostor"))
-    )
-
-    def rates(at: float) -> tuple[float, float]:
-        misses = 1.0 - np.searchsorted(same, at, side="right") / len(same)
-        return float(misses), float(np.searchsorted(other, at, side="right") / len(other))
-
-    def crossed(at: float) -> bool:
-        misses, matches = rates(at)
-        return misses <= matches
-
-    # Of all distances only the first where misses are no longer more, and the last before it,
-    # can be best; of millions of pairs these are found without looking at every one.
-    firsts = [
-        values[place] for values in (same, other)
-        if (place := bisect_left(values, True, key=crossed)) < len(values)
-    ]  # fmt: skip
-    at = min(firsts)
-    before = _neighbours(same, other, at)[0]
-    candidates = [at] if before is None else [before, at]
-
-    def badness(at: float) -> tuple[float, float]:
-        misses, matches = rates(at)
-        return round(max(misses, matches), 12), round(abs(misses - matches), 12)
-
-    best = min(candidates, key=badness)
-    after = _neighbours(same, other, best)[1]
-    return sum(rates(best)) / 2, float(best if after is None else (best + after) / 2)
-
-
-def _neighbours(
-    one: NDArray[np.float64], other: NDArray[np.float64], at: float
-) -> tuple[float | None, float | None]:
-    """Of two sorted samples, the greatest below ``at`` and the smallest above it."""
-    below, above = [], []
-    for values in (one, other):
-        left, right = (int(np.searchsorted(values, at, side=s)) for s in ("left", "right"))
-        below += list(values[left - 1 : left]) if left else []
-        above += list(values[right : right + 1])
-    return max(below, default=None), min(above, default=None)
-
-
-def threshold_at_fmr(impostor: ArrayLike, target_fmr: float) -> float | None:
-    """The largest threshold whose false match rate is at most ``target_fmr``, or None.
-
-    With k of n impostors at or below it the rate is taken to be ``(k + 1) / (n + 1)``, so
-    that a sample too small to show the rate gives None instead of a promise. Raises
-    ValueError for a rate outside (0, 1) and empty or not finite samples.
-    """
-    if not 0 < target_fmr < 1:
-        raise ValueError(f"a false match rate lies between 0 and 1, not {target_fmr}")
-    other = np.sort(_sample(impostor, "impostor"))
-    allowed = min(math.floor(target_fmr * (len(other) + 1) + 1e-9), len(other)) - 1
-    if allowed < 0:
-        return None
-    # Just below the first impostor that must not match.
-    return float(np.nextafter(other[allowed], -np.inf))
-
-
 def eer_interval(
     genuine: ArrayLike,
     impostor: ArrayLike,
@@ -250,7 +196,7 @@ def eer_interval(
     upper end is what n groups without one allow (Clopper & Pearson 1934), n the smaller
     number of groups. Raises ValueError as :func:`equal_error`.
     """
-    same, other = _sample(genuine, "genuine"), _sample(impostor, "impostor")
+    same, other = checked(genuine, "genuine"), checked(impostor, "impostor")
     same_groups = _groups(genuine_groups, len(same))
     other_groups = _groups(impostor_groups, len(other))
     fewest = min(len(np.unique(same_groups)), len(np.unique(other_groups)))
@@ -296,7 +242,7 @@ def min_cllr(genuine: ArrayLike, impostor: ArrayLike) -> float:
     Cllr has above it is the fault of the calibration, not of the distances. Raises
     ValueError for empty or not finite samples.
     """
-    same, other = _sample(genuine, "genuine"), _sample(impostor, "impostor")
+    same, other = checked(genuine, "genuine"), checked(impostor, "impostor")
     _, is_same, is_other = _counted(same, other)
     weight_same, weight_other = is_same / len(same), is_other / len(other)
     weights = weight_same + weight_other
@@ -307,13 +253,6 @@ def min_cllr(genuine: ArrayLike, impostor: ArrayLike) -> float:
         misses = np.where(is_same > 0, -np.log2(posterior), 0.0)
         matches = np.where(is_other > 0, -np.log2(1.0 - posterior), 0.0)
     return float((weight_same @ misses + weight_other @ matches) / 2)
-
-
-def _sample(distances: ArrayLike, what: str) -> NDArray[np.float64]:
-    values = np.asarray(distances, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"{what} distances must be a filled list of finite numbers")
-    return values
 
 
 def _groups(labels: ArrayLike | None, count: int) -> NDArray[Any]:

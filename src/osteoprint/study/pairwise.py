@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osteoprint.bank.evidence import equal_error
+from osteoprint.bank.error_rates import equal_error
 from osteoprint.xray.protocol import PairView
 
 Floats = NDArray[np.float32]
