@@ -29,7 +29,7 @@ from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, vary
-from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.fingerprint.training import DEFAULT_NETWORK, TrainingSettings, train
 from osteoprint.xray.standard import StandardFrame
 from record import write_result
 
@@ -88,7 +88,7 @@ def plain(backbone: str, shown: np.ndarray, steps: int) -> float:
 def speeds(steps: int) -> list[Row]:
     shown = pictures()
     loops: dict[str, Callable[[], float]] = {
-        "the default (compact, local contrast)": lambda: ours(Network(contrast=True), shown, steps),
+        "the default (compact, local contrast)": lambda: ours(DEFAULT_NETWORK, shown, steps),
         "resnet18": lambda: ours(Network("resnet18", reductions=(), pooling="whole"), shown, steps),
         "plain resnet18": lambda: plain("resnet18", shown, steps),
         "resnet50": lambda: ours(Network("resnet50", reductions=(), pooling="whole"), shown, steps),

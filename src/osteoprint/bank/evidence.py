@@ -121,10 +121,9 @@ class Calibration:
         intercept, slope = _logistic(same, other)
         model = {"intercept": intercept, "slope": slope}
         model |= {"lowest_lr": 1.0 / (n_same + 1), "highest_lr": n_other + 1.0}
-        chosen = threshold_at_fnmr(same, _TURNED_AWAY)
-        chosen = eer_threshold if chosen is None else min(chosen, eer_threshold)
-        if fmr_threshold is not None and decide_by == "fmr":
-            chosen = fmr_threshold
+        own = threshold_at_fnmr(same, _TURNED_AWAY)
+        by_errors = eer_threshold if own is None else min(own, eer_threshold)
+        chosen = by_errors if fmr_threshold is None or decide_by == "eer" else fmr_threshold
         return cls(
             threshold=chosen,
             eer=eer,
