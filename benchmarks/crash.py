@@ -252,7 +252,7 @@ def main() -> None:
 def the_programs_own(work: Path) -> list[tuple[str, list[str], Path | None]]:
     """What the record is made of: (name, command, bank to begin with), on cat-sized phantoms."""
     from osteoprint.fingerprint.model import save_model
-    from osteoprint.fingerprint.training import TrainingSettings
+    from osteoprint.fingerprint.settings import TrainingSettings
     from osteoprint.study.demo import make_phantoms
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.xray.standard import StandardFrame

@@ -2,8 +2,8 @@
 
     python benchmarks/identification.py [--parts train ideal clinic again nearest absent ...]
 
-The network is that of ``osteoprint train --refine`` on ``smir_right_femora`` 00-23 (phantom scans
-of the real surfaces); 24-28 are never seen. "ideal" are small plain films at the
+The network is that of ``osteoprint train`` on ``smir_right_femora`` 00-23 (phantom scans of the
+real surfaces); 24-28 are never seen. "ideal" are small plain films at the
 paper's angles; "clinic" are films of 0.3 mm pixels with soft tissue, scatter, noise and display
 curve, written to files and read again, each simulated on its own at an angle of its own. The
 networks and films are kept in ``benchmarks/.cache``.
@@ -241,12 +241,12 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
     """The nearest of the known, enrolled as ``enrol`` does, by the unseen bones' clinic films."""
     model = scene.model()
     known, unseen = study_bones(scene.known, 0, scene.frame), scene.unseen
-    gallery = embedded(model, enrolled_pictures(scene)[:KNOWN])
+    gallery = model.of_shape(embedded(model, enrolled_pictures(scene)[:KNOWN]))
     truth = np.array([
         [_rms(k.surface, _local(bone)) for k in known] for bone in unseen
     ])  # fmt: skip
     for name, pictures in (("clinic", clinic_pictures(unseen, "unseen", scene.frame)),):
-        prints = embedded(model, pictures)
+        prints = model.of_shape(embedded(model, pictures))
         apart = ((prints[:, :, None, None] - gallery[None, None]) ** 2).sum(-1).min(axis=3)
         picks = apart.argmin(axis=2)
         found = np.take_along_axis(truth, picks, axis=1)

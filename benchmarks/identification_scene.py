@@ -17,9 +17,9 @@ import numpy as np
 from osteoprint.bank.records import BoneRecord
 from osteoprint.errors import OsteoprintError
 from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
-from osteoprint.fingerprint.model import SHIPPED, Model, load_model, save_model
+from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
-from osteoprint.fingerprint.training import TrainingSettings, refining
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.experiment import StudyBone, study_bone, train_on
 from osteoprint.study.training_films import frame_for
 from osteoprint.xray.standard import StandardFrame
@@ -63,19 +63,15 @@ class Scene:
         self.frame = frame_for([b.frame.length_mm for b in self.known])
         # How many bones stand in large galleries.
         self.galleries = (1_000, 10_000)
-        self.start = load_model(SHIPPED).at_scale(max(b.frame.length_mm for b in self.known))
-        self.settings = refining(
-            TrainingSettings(network=self.start.card.network, seed=SEED, accelerator="cpu")
-        )
+        self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
 
     def model(self) -> Model:
-        """The network that ships, refined on the known, as ``train --refine`` does.
+        """The default network, trained on the known alone, as ``train`` does.
 
         The figures say how long films and training took, interruptions left out.
         """
         said = json.dumps([
             asdict(self.settings), asdict(self.frame), [b.name for b in self.known],
-            hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
         ])  # fmt: skip
         path = (
             CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
@@ -86,7 +82,7 @@ class Scene:
         checkpoint = path.with_suffix(".checkpoint")
         model = train_on(
             study_bones(self.known, 0, self.frame), self.frame, self.settings, watch,
-            start=self.start, checkpoint=checkpoint, films_folder=CACHE / "identification.films",
+            checkpoint=checkpoint, films_folder=CACHE / "identification.films",
         )  # fmt: skip
         model.card.figures |= watch.seconds
         save_model(model, path)

@@ -14,7 +14,7 @@ from osteoprint.fingerprint.samples import (
     pair_pictures,
     render_set,
 )
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.experiment import train_on
 from osteoprint.study.training_films import frame_for
 from osteoprint.xray.film_pair import FilmPair
@@ -34,7 +34,7 @@ def nearest_by_fingerprint(known: Sequence[Bone], pairs: Sequence[FilmPair]) -> 
         shown = pair_pictures(
             (pair.ap.radiograph, pair.ml.radiograph), model.card.frame, stretches=pair.stretches
         )
-        embedded = model.embed(shown[None])[0]
+        embedded = model.of_shape(model.embed(shown[None]))[0]
         picks.append(int(((gallery - embedded) ** 2).sum(axis=2).min(axis=1).argmin()))
     return picks
 
@@ -46,4 +46,4 @@ def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
     model = train_on(bones, frame, TrainingSettings())
     pictures = render_set([b.sample for b in bones], [gallery_poses() for _ in bones], frame)
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    return model, model.embed(flat).reshape(len(bones), -1, model.card.network.dimension)
+    return model, model.of_shape(model.embed(flat)).reshape(*pictures.shape[:2], -1)

@@ -29,7 +29,8 @@ from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, vary
-from osteoprint.fingerprint.training import DEFAULT_NETWORK, TrainingSettings, train
+from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
+from osteoprint.fingerprint.training import train
 from osteoprint.xray.standard import StandardFrame
 from record import write_result
 

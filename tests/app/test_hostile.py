@@ -27,7 +27,7 @@ from osteoprint.bank.store import Bank
 from osteoprint.ct.reading import write_volume
 from osteoprint.ct.volume import Volume
 from osteoprint.fingerprint.model import save_model
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.demo import make_phantoms, write_films
 from osteoprint.study.enrolment import enrol_bank
 from osteoprint.study.experiment import load_bones, train_on

@@ -7,7 +7,7 @@ import torch
 
 from osteoprint.fingerprint.batches import Batches, Stored
 from osteoprint.fingerprint.losses import shape_loss
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 
 BONES = 12
 MIRRORED = TrainingSettings(

@@ -102,6 +102,26 @@ def test_shape_loss_is_least_where_distances_are_the_targets():
     assert loss(0, 9, angle, angle) > right + 1e-3
 
 
+def test_shapes_and_bones_are_told_apart_by_numbers_of_their_own():
+    points, labels = some_points()
+    points = points.requires_grad_()
+    rms = torch.full((len(points), len(points)), 6.0, dtype=torch.float64)
+    rms[labels[:, None] == labels] = 0.0
+    nothing_known = torch.full_like(rms, torch.inf).fill_diagonal_(0.0)
+    nothing_known[:3, :3] = 0.0  # films of one bone, which are known to show the same
+
+    def slope(known: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(shape_loss(points, labels, known, 3.0, 2), points)[0]
+
+    shapes, apart = slope(rms), slope(nothing_known)
+    # What the others are to do has nothing to do with shapes ...
+    assert torch.equal(shapes[:, :4], apart[:, :4])
+    assert bool((shapes[:, :4] != 0).all())
+    # ... and where no shape is known, nothing is asked of those that are for shapes.
+    assert bool((apart[3:, 4:] == 0).all())
+    assert bool((shapes[:, 4:] != 0).any(dim=1).all())
+
+
 def some_points(count: int = 15, each: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(4)
     points = normalize(torch.randn(count, 6, generator=generator, dtype=torch.float64), dim=1)

@@ -15,9 +15,10 @@ from osteoprint.errors import ModelError
 from osteoprint.fingerprint import training as training_module
 from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.encoder import Encoder, LocalContrast, Network
-from osteoprint.fingerprint.model import load_model, save_model
+from osteoprint.fingerprint.model import Model, ModelCard, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
-from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.training import train
 from osteoprint.xray.standard import StandardFrame
 
 FRAME = StandardFrame(48, 16, 9.0)
@@ -182,6 +183,22 @@ def test_every_way_to_build_a_network_gives_unit_vectors(pooling, views):
         out = encoder(torch.rand(2, 2, 64, 32))
     assert out.shape == (2, 16)
     torch.testing.assert_close(out.norm(dim=1), torch.ones(2))
+
+
+def test_numbers_for_shapes_have_their_share_of_the_length():
+    network = Network(contrast=True, reductions=(), shape_share=0.25)
+    encoder = Encoder(network).eval()
+    with torch.inference_mode():
+        prints = encoder(torch.rand(3, 2, 48, 16)).numpy()
+    assert prints.shape == (3, 128)
+    for part, share in ((prints[:, :96], 0.75), (prints[:, 96:], 0.25)):
+        np.testing.assert_allclose((part**2).sum(axis=1), share, rtol=1e-5)
+    # Only where the loss was about shapes do they compare by these; without, by all.
+    for loss, wanted in (("shape", 2.0 * prints[:, 96:]), ("triplet", prints)):
+        card = ModelCard(network, FRAME, loss, {"bones": []}, {})
+        np.testing.assert_allclose(Model(encoder, card).of_shape(prints), wanted, atol=1e-6)
+    # Of one number none can be spared.
+    assert Network(dimension=1, shape_share=0.25).shape_numbers == 0
 
 
 def test_the_papers_networks_end_in_their_last_connected_layer():

@@ -10,7 +10,7 @@ import pytest
 from cats import FRAME, make_bone
 
 from osteoprint.errors import InputError
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study import ablation
 from osteoprint.study.ablation import BASE, SCALES, SMALL, Scale, cases, run_ablation
 from osteoprint.study.ablation_page import table, write_ablation

@@ -10,7 +10,7 @@ import torch
 from cats import FRAME, make_bone
 
 from osteoprint.fingerprint.batches import Batches
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.experiment import StudyBone, quiet, train_on
 from osteoprint.study.fresh_films import FreshFilms
 from osteoprint.study.training_films import make_training_films

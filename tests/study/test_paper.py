@@ -13,7 +13,7 @@ from cats import make_bone
 
 from osteoprint.fingerprint.classifier import TransferSettings
 from osteoprint.fingerprint.samples import PairPose
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study import paper
 from osteoprint.study.ablation import BASE, SMALL, Scale
 from osteoprint.study.experiment import StudySettings

@@ -21,7 +21,7 @@ from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.errors import BankError, InputError
 from osteoprint.fingerprint.samples import sample_bone
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.frames import AnatomicalFrame, Side, anatomical_frame, apply, invert_rigid
 from osteoprint.study.experiment import StudyBone, StudySettings
 from osteoprint.study.figures import (

@@ -9,7 +9,7 @@ import pytest
 from cats import FRAME, make_bone
 
 from osteoprint.fingerprint.samples import from_bytes
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.frames import Side
 from osteoprint.study import training_films
 from osteoprint.study.experiment import StudyBone, quiet, train_on

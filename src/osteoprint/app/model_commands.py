@@ -174,7 +174,8 @@ def train(
     from osteoprint.bank.store import Bank
     from osteoprint.errors import InputError, ModelError
     from osteoprint.fingerprint.model import SHIPPED, load_model, save_model
-    from osteoprint.fingerprint.training import TrainingSettings, check_log, refining
+    from osteoprint.fingerprint.settings import TrainingSettings, refining
+    from osteoprint.fingerprint.training import check_log
     from osteoprint.study.experiment import load_bones, train_on
     from osteoprint.study.phantom_network import PHANTOM_TRAINING, train_on_phantoms
     from osteoprint.study.training_config import chosen, read_training, with_weights

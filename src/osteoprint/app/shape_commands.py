@@ -94,7 +94,7 @@ def _usual(bank: str, bone: str | None, ml: Path | None) -> tuple[MethodName, st
 def _by_fingerprint(
     ap: Path, ml: Path, bank: str, out: Path, marker_mm: float | None, few: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """The bone whose fingerprint is nearest; `few` says why shapes are not asked."""
+    """The bone that matches, or else the one most alike; `few` says why shapes are not asked."""
     from osteoprint.bank.store import Bank
     from osteoprint.reconstruct.nearest import Lookup, nearest_surface
     from osteoprint.reconstruct.output import write_surface
@@ -103,13 +103,16 @@ def _by_fingerprint(
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
         query = lookup.look(ap, ml, marker_mm=marker_mm)
-        match = lookup.matches(query, 1)[0]
+        matches = lookup.matches(query, len(opened.bones()))
+        match, absent = matches[0], not lookup.calibration().in_bank(matches[0].distance)
+        if absent:
+            similar = lookup.nearest_shapes(query, 1)[0].bone_id
+            match = next(m for m in matches if m.bone_id == similar)
         record = opened.bone(match.bone_id)
         surface = nearest_surface(opened, record)
         uncertainty = lookup.nearest_error_mm()
-        evidence = lookup.calibration()
     warnings = [*query.warnings, few]
-    if match.distance > evidence.threshold:
+    if absent:
         warnings.append(
             f"no bone of the bank matches; this is the shape of the most similar, {record.name}"
         )

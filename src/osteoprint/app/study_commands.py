@@ -90,7 +90,7 @@ def study(
         return
     from osteoprint.bank.store import Bank
     from osteoprint.fingerprint.encoder import check_network
-    from osteoprint.fingerprint.training import DEFAULT_NETWORK, TrainingSettings
+    from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.paper import SCALES, run_paper
     from osteoprint.study.paper_page import write_paper

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from osteoprint.fingerprint.samples import from_bytes, vary
-
-if TYPE_CHECKING:
-    from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 
 Pictures = NDArray[np.uint8]
 

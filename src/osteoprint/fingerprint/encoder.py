@@ -98,6 +98,8 @@ class Network:
     views : AP and ML as two "channels" of one picture, or "side by side" in one.
     contrast : bring every picture to local contrast first, so that the film's curve, its
         exposure and soft tissue matter less.
+    shape_share : this share of the fingerprint's numbers, its last, are for comparing shapes, and
+        have this share of its squared length; see ``losses.shape_loss``.
     """
 
     backbone: str = COMPACT
@@ -106,10 +108,16 @@ class Network:
     pooling: Literal["grid", "whole"] = "grid"
     views: Literal["channels", "side by side"] = "channels"
     contrast: bool = False
+    shape_share: float = 0.0
 
     def __post_init__(self) -> None:
         # As JSON has no tuples.
         object.__setattr__(self, "reductions", tuple(self.reductions))
+
+    @property
+    def shape_numbers(self) -> int:
+        """How many of the fingerprint's numbers are for shapes."""
+        return round(self.shape_share * self.dimension)
 
     @property
     def channels(self) -> int:
@@ -153,9 +161,15 @@ class Encoder(nn.Module):
         if self.network.pooling == "grid":
             x = functional.adaptive_avg_pool2d(x, self.grid)
         x = x.flatten(1)
-        for reduce in self.reductions:
-            x = functional.normalize(reduce(x), dim=1)
-        return x
+        *reduce, last = self.reductions
+        for layer in reduce:
+            x = functional.normalize(layer(x), dim=1)
+        x, count = last(x), self.network.shape_numbers
+        if not count:
+            return functional.normalize(x, dim=1)
+        share, parts = count / self.network.dimension, (x[:, :-count], x[:, -count:])
+        apart, shape = (functional.normalize(part, dim=1) for part in parts)
+        return torch.cat([(1.0 - share) ** 0.5 * apart, share**0.5 * shape], dim=1)
 
 
 # Standard deviations of a Gaussian beyond which nothing is counted.

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from osteoprint.fingerprint.mining import Triplets
 
@@ -117,12 +118,18 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.
 _APART = 0.1
 
 
-def shape_loss(embeddings: Tensor, labels: Tensor, rms_mm: Tensor, scale_mm: float) -> Tensor:
+def shape_loss(
+    embeddings: Tensor, labels: Tensor, rms_mm: Tensor, scale_mm: float, shape_numbers: int = 0
+) -> Tensor:
     """Distances between fingerprints that follow the surface RMS between the bones.
 
     The squared error of every pair's distance against :func:`shape_target`, relative to
     it, plus a part of :func:`contrastive_loss`, which keeps each bone apart from its nearest
     neighbours: between these the wanted distances are small, and errors of them count little.
+
+    The two want different things of near neighbours. Where the last ``shape_numbers`` of a
+    fingerprint are for shapes, the first part concerns them alone, and the second, which takes
+    them as they are, the others.
 
     Parameters
     ----------
@@ -131,8 +138,14 @@ def shape_loss(embeddings: Tensor, labels: Tensor, rms_mm: Tensor, scale_mm: flo
     rms_mm : (B, B), surface RMS between the embeddings' bones, zero for the same; infinity where
         it is not known: such bones are only kept apart.
     scale_mm : the RMS at which the target has risen to 63 %.
+    shape_numbers : how many of the d are for shapes; 0: all are for both.
     """
-    distance = (squared_distances(embeddings) + 1e-8).sqrt()
+    shapes = embeddings
+    if shape_numbers:
+        own, shapes = embeddings[:, :-shape_numbers], embeddings[:, -shape_numbers:]
+        embeddings = torch.cat([own, shapes.detach()], dim=1)
+        shapes = functional.normalize(shapes, dim=1)
+    distance = (squared_distances(shapes) + 1e-8).sqrt()
     target = shape_target(rms_mm, scale_mm)
     pair = ((distance - target) ** 2) / (target + 0.15)
     off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & rms_mm.isfinite()

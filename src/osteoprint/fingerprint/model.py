@@ -83,6 +83,8 @@ class ModelCard:
         widths = (*network.reductions, network.dimension, frame.rows, frame.columns)
         if not all(isinstance(width, int) and width > 0 for width in widths):
             raise ValueError("sizes are whole numbers above 0")
+        if not 0.0 <= network.shape_share <= 0.5:
+            raise ValueError("at most half of the numbers are for shapes")
         if not (isinstance(network.backbone, str) and frame.spacing_mm > 0):
             raise ValueError("a backbone has a name, a pixel a size")
         if not all(isinstance(v, dict) for v in (self.trained_on, self.figures, self.settings)):
@@ -122,6 +124,15 @@ class Model:
                 parts.append(self.encoder(torch.from_numpy(block).to(device)).cpu().numpy())
         nothing = np.zeros((0, self.card.network.dimension), np.float32)
         return np.concatenate(parts) if parts else nothing
+
+    def of_shape(self, fingerprints: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(..., d) fingerprints -> (..., s) of unit length: what shapes are to be compared by.
+
+        All of it where none of its numbers were set apart for that in training.
+        """
+        count = self.card.network.shape_numbers if self.card.loss == "shape" else 0
+        part = fingerprints[..., -count:]  # all of them for 0
+        return np.asarray(part / np.linalg.norm(part, axis=-1, keepdims=True), np.float32)
 
     def embed_bytes(self, pictures: NDArray[np.uint8], batch: int = 1024) -> NDArray[np.float32]:
         """The same of (n, 2, H, W) uint8, see ``samples.to_bytes``; little memory for many."""

@@ -7,9 +7,9 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,104 +21,22 @@ from torch import Tensor
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint.batches import Batches, PictureSource, Stored
 from osteoprint.fingerprint.checkpoint import Checkpoint
-from osteoprint.fingerprint.encoder import Encoder, Network
+from osteoprint.fingerprint.criterion import Criterion
+from osteoprint.fingerprint.encoder import Encoder
 from osteoprint.fingerprint.losses import (
     OTHER_LOSSES,
-    other_loss,
-    shape_loss,
     squared_distances,
     triplet_accuracy,
-    triplet_loss,
 )
-from osteoprint.fingerprint.mining import Mining, mine
 from osteoprint.fingerprint.model import Model, ModelCard
 from osteoprint.fingerprint.samples import from_bytes
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.xray.standard import StandardFrame
 
-# Layers that are reduced one after the other, with no other step between, came to span five
-# dimensions of 128; one layer tells far more bones apart.
-DEFAULT_NETWORK = Network(contrast=True, reductions=())
 # Views of each bone on which a trained network is looked at.
 _HELD = 6
 # And no more bones than these, evenly drawn: all pairs of their films are compared.
 _MOST = 1200
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything a training depends on besides its bones.
-
-    Attributes
-    ----------
-    network : what is trained.
-    loss : "shape" (ours), "triplet" (the paper's), or one of ``OTHER_LOSSES``.
-    margin, squared, tertiary, mining : of the triplets, see ``triplet_loss`` and ``mine``.
-    bones_per_batch, views_per_bone : P bones × K views a step.
-    neighbours : half of the bones of a step are drawn from so many nearest in shape of the other
-        half, where shapes are known; 0: all are drawn at random.
-    mirror : bones are shown as those of the other side, too, which are bones of their own; a
-        quarter of a step's bones stand beside their own mirror image.
-    variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
-        their own: two dozen bones alone do not show a network what "a little longer" looks like.
-        None: as many as make 512 of all bones, and at least two.
-    poses_per_variant : how many pairs of films there are of each.
-    presets : how films are taken (see :mod:`osteoprint.xray.presets`), one after the other.
-    fresh : no film is shown twice: every view is taken when it is asked for, instead of
-        `poses_per_variant` before the training. For machines of many cores.
-    steps, minutes : `minutes`, of films and training together, stops earlier than `steps` would;
-        only a run that is not stopped by it can be repeated exactly.
-    optimiser, learning_rate, weight_decay : "adamw", "adam" or "sgd" (momentum 0.9).
-    backbone_rate : the backbone's learning rate, as a part of the other layers'.
-    pretrained : start from ImageNet weights.
-    precision : of the arithmetic, as Lightning Fabric names it: "32-true", "16-mixed",
-        "bf16-mixed".
-    accelerator, devices : where: "cpu", "cuda" or "auto", and on how many. Each device has its
-        own P × K; the loss sees all of them. More than one has not been tried on real devices.
-    seed : of everything drawn.
-    """
-
-    network: Network = DEFAULT_NETWORK
-    loss: str = "shape"
-    margin: float = 0.1
-    squared: bool = True
-    tertiary: bool = False
-    mining: Mining = "hard"
-    bones_per_batch: int = 24
-    views_per_bone: int = 3
-    neighbours: int = 11
-    mirror: bool = False
-    variants_per_bone: int | None = None
-    poses_per_variant: int = 12
-    presets: tuple[str, ...] = ("ideal", "ideal", "clinic", "clinic", "clinic")
-    fresh: bool = False
-    steps: int = 2200
-    minutes: float | None = None
-    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
-    backbone_rate: float = 1.0
-    weight_decay: float = 1e-4
-    pretrained: bool = False
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    seed: int = 0
-
-
-# A network that knows something already would forget it at the usual rate. Of 2,000 steps, five
-# bones never seen were told apart no better, and the nearest fingerprint was less often that of
-# the nearest shape.
-_REFINING_RATE, _REFINING_STEPS = 1e-3, 800
-
-
-def refining(settings: TrainingSettings) -> TrainingSettings:
-    """The same settings for a network that begins as a trained one."""
-    return replace(
-        settings,
-        learning_rate=min(settings.learning_rate, _REFINING_RATE),
-        steps=min(settings.steps, _REFINING_STEPS),
-    )
-
-
 Progress = Callable[[float, float], None]
 
 
@@ -158,64 +76,25 @@ def train(
     ``start`` of another network, for a checkpoint of other settings, and for a `log` without
     TensorBoard.
     """
-    if len(pictures) < 2:
-        raise ModelError("training", "needs at least two bones", "ingest more bones")
-    if settings.loss == "shape" and rms_mm is None:
-        raise ModelError("--loss shape", "needs surfaces", "ingest bones with surfaces")
-    if settings.loss not in ("shape", "triplet", *OTHER_LOSSES):
-        known = ", ".join(("shape", "triplet", *OTHER_LOSSES))
-        raise ModelError("--loss", f"knows no {settings.loss!r}", f"use one of {known}")
-    if settings.devices > 1 and settings.neighbours:
-        # Steps have as many bones as they happen to have; all devices need the same number.
-        raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
+    _check(settings, len(pictures), shapes=rms_mm is not None)
     fabric = _fabric(settings, log)
     torch.manual_seed(settings.seed)
     source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
     trained_on: dict[str, Any] = {"bones": identifiers, "data_sha256": source.sha256()}
-    encoder = Encoder(settings.network, pretrained=settings.pretrained and start is None)
     if start is not None:
-        if start.card.network != settings.network:
-            raise ModelError("training", "starts from another network", "train from nothing")
-        encoder.load_state_dict(start.encoder.state_dict())
         trained_on["before"] = start.card.trained_on
     # The optimiser's state, when gone on with, has to be where the weights are.
-    encoder = encoder.to(fabric.device)
+    encoder = _encoder(settings, start).to(fabric.device)
     optimiser = _optimiser(encoder, settings)
     run = Checkpoint(encoder, optimiser, asdict(settings), trained_on, checkpoint)
     first = run.resume()
     # A quarter faster on a CPU, and what tensor cores want.
     encoder = encoder.to(memory_format=torch.channels_last)
     shared, optimising = fabric.setup(encoder, optimiser)
-    criterion = _Criterion(settings, rms_mm, fabric.device)
+    criterion = Criterion(settings, rms_mm, fabric.device)
     batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank, fabric.device)
-    done = first
-    shared.train()
-    with _no_tiny_numbers():
-        for step in range(first, settings.steps):
-            share = step / settings.steps
-            if settings.minutes is not None:
-                # All devices have to stop at the same step.
-                share = max(share, fabric.broadcast(run.seconds / 60.0 / settings.minutes))
-                if share >= 1.0:
-                    break
-            for group in optimiser.param_groups:
-                group["lr"] = group["full_lr"] * _schedule(share)
-            batch, labels = batches(step)
-            embeddings = shared(batch.to(memory_format=torch.channels_last))
-            loss = criterion(
-                _gathered(fabric, embeddings), _gathered(fabric, labels.to(fabric.device)), step
-            )
-            optimising.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            optimising.step()
-            loss_value, done = float(loss.detach()), step + 1
-            fabric.log_dict(
-                {"loss": loss_value, "learning rate": optimiser.param_groups[-1]["lr"]}, step
-            )
-            if fabric.is_global_zero:
-                run.save_sometimes(done)
-            if progress:
-                progress(share, loss_value)
+    steps = _Steps(fabric, shared, optimising, criterion, batches)
+    done = _run(steps, run, first, settings, progress)
     encoder.eval()
     card = ModelCard(
         network=settings.network,
@@ -234,6 +113,85 @@ def train(
         fabric.log_dict(card.figures, done)
         fabric.logger.finalize("success")
     return model
+
+
+def _check(settings: TrainingSettings, bones: int, *, shapes: bool) -> None:
+    """Raises ModelError for what cannot be trained."""
+    if bones < 2:
+        raise ModelError("training", "needs at least two bones", "ingest more bones")
+    if settings.loss == "shape" and not shapes:
+        raise ModelError("--loss shape", "needs surfaces", "ingest bones with surfaces")
+    if settings.loss not in ("shape", "triplet", *OTHER_LOSSES):
+        known = ", ".join(("shape", "triplet", *OTHER_LOSSES))
+        raise ModelError("--loss", f"knows no {settings.loss!r}", f"use one of {known}")
+    if settings.devices > 1 and settings.neighbours:
+        # Steps have as many bones as they happen to have; all devices need the same number.
+        raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
+
+
+def _encoder(settings: TrainingSettings, start: Model | None) -> Encoder:
+    """What is trained, with the weights that it begins with."""
+    encoder = Encoder(settings.network, pretrained=settings.pretrained and start is None)
+    if start is not None:
+        if start.card.network != settings.network:
+            raise ModelError("training", "starts from another network", "train from nothing")
+        encoder.load_state_dict(start.encoder.state_dict())
+    return encoder
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What a step of training needs, the same in all of them."""
+
+    fabric: Fabric
+    encoder: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    criterion: Criterion
+    batches: Batches
+
+    def take(self, step: int, share: float) -> float:
+        """One step, at this share of the whole; the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["full_lr"] * _schedule(share)
+        batch, labels = self.batches(step)
+        embeddings = self.encoder(batch.to(memory_format=torch.channels_last))
+        labels = labels.to(self.fabric.device)
+        loss = self.criterion(
+            _gathered(self.fabric, embeddings), _gathered(self.fabric, labels), step
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.optimiser.step()
+        value = float(loss.detach())
+        rate = self.optimiser.param_groups[-1]["lr"]
+        self.fabric.log_dict({"loss": value, "learning rate": rate}, step)
+        return value
+
+
+def _run(
+    steps: _Steps,
+    run: Checkpoint,
+    first: int,
+    settings: TrainingSettings,
+    progress: Progress | None,
+) -> int:
+    """All steps from the first that is not done yet; how many are done in the end."""
+    fabric, done = steps.fabric, first
+    steps.encoder.train()
+    with _no_tiny_numbers():
+        for step in range(first, settings.steps):
+            share = step / settings.steps
+            if settings.minutes is not None:
+                # All devices have to stop at the same step.
+                share = max(share, fabric.broadcast(run.seconds / 60.0 / settings.minutes))
+                if share >= 1.0:
+                    break
+            loss, done = steps.take(step, share), step + 1
+            if fabric.is_global_zero:
+                run.save_sometimes(done)
+            if progress:
+                progress(share, loss)
+    return done
 
 
 @contextmanager
@@ -273,43 +231,6 @@ def _fabric(settings: TrainingSettings, log: Path | None) -> Fabric:
     return fabric
 
 
-class _Criterion:
-    """The loss of a step, from its embeddings."""
-
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        rms_mm: NDArray[np.float64] | None,
-        device: torch.device,
-    ) -> None:
-        self._settings, self._device = settings, device
-        self._scale = 1.0 if rms_mm is None else _typical_rms(rms_mm)
-        self._rms = None
-        if rms_mm is not None:
-            self._rms = torch.tensor(rms_mm, dtype=torch.float32, device=device)
-        self._other = other_loss(settings.loss) if settings.loss in OTHER_LOSSES else None
-
-    def __call__(self, embeddings: Tensor, labels: Tensor, step: int) -> Tensor:
-        """(B, d) embeddings, (B,) labels -> one number."""
-        of = self._settings
-        # Whatever the network's precision: distances of neighbours are small differences.
-        embeddings = embeddings.float()
-        if self._other is not None:
-            return self._other(embeddings, labels)
-        if of.loss == "shape":
-            assert self._rms is not None
-            bones, mirrored = labels % len(self._rms), labels >= len(self._rms)
-            rms = self._rms[bones][:, bones]
-            # How far a mirror image is off nobody has worked out.
-            rms = rms.masked_fill(mirrored[:, None] != mirrored[None, :], torch.inf)
-            return shape_loss(embeddings, labels, rms, self._scale)
-        drawn = torch.Generator(self._device).manual_seed(of.seed * 1_000_003 + step)
-        triplets = mine(embeddings, labels, of.mining, margin=of.margin, generator=drawn)
-        return triplet_loss(
-            embeddings, triplets, of.margin, squared=of.squared, tertiary=of.tertiary
-        )
-
-
 def _gathered(fabric: Fabric, values: Tensor) -> Tensor:
     """(B, ...) of this device -> (devices × B, ...) of all; gradients flow back."""
     if fabric.world_size == 1:
@@ -332,14 +253,6 @@ def _optimiser(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Opti
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
     return kind(groups, weight_decay=settings.weight_decay)
-
-
-def _typical_rms(rms_mm: NDArray[np.float64]) -> float:
-    """Half the median RMS between different bones: near and far spread over the whole range."""
-    off = rms_mm[~np.eye(len(rms_mm), dtype=bool) & np.isfinite(rms_mm)]
-    if not len(off):
-        return 1.0
-    return max(float(np.median(off)) / 2.0, 1e-3)
 
 
 def _schedule(share: float) -> float:

@@ -6,7 +6,7 @@ For bones that are not in the bank the films' own shape finds the nearest one mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,16 @@ class Lookup:
         """The nearest bones, nearest first; squared distances between fingerprints."""
         fingerprints = self.bank.fingerprints(self.record)
         return list(nearest(query.fingerprint, fingerprints, top=top, exclude=query.other_side))
+
+    def nearest_shapes(self, query: Query, top: int) -> list[Match]:
+        """The bones nearest in shape, as far as fingerprints say it, nearest first.
+
+        Distances are those of the numbers that are for shapes.
+        """
+        known = self.bank.fingerprints(self.record)
+        shapes = replace(known, vectors=self.model.of_shape(known.vectors))
+        asked = self.model.of_shape(query.fingerprint)
+        return list(nearest(asked, shapes, top=top, exclude=query.other_side))
 
     def calibration(self) -> Calibration:
         """What a distance to a bone proves. Raises BankError where it could not be learnt."""

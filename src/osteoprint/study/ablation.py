@@ -23,7 +23,8 @@ from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.losses import triplet_accuracy
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import PairPose, SampleBone, random_pose, render_set
-from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.training import train
 from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
 from osteoprint.study.training_config import paper_training, with_weights

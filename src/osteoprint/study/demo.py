@@ -17,7 +17,7 @@ from osteoprint.ct.reading import write_volume
 from osteoprint.errors import InputError
 from osteoprint.fingerprint.model import save_model
 from osteoprint.fingerprint.samples import SampleBone
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.frames import Side, View, anatomical_frame
 from osteoprint.study.enrolment import enrol_bank
 from osteoprint.study.experiment import Progress, StudySettings, load_bones, quiet

@@ -25,7 +25,8 @@ from osteoprint.fingerprint.samples import (
     render_set,
     sample_bone,
 )
-from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.training import train
 from osteoprint.frames import AnatomicalFrame, Side, apply, invert_rigid
 from osteoprint.reconstruct.reconstruction import Method
 from osteoprint.study.fresh_films import FreshFilms
@@ -270,7 +271,7 @@ def _nearest_other(
     Only bones between which it is known are compared.
     """
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    embedded = model.embed(flat).reshape(*pictures.shape[:2], -1)
+    embedded = model.of_shape(model.embed(flat)).reshape(*pictures.shape[:2], -1)
     nearest = np.einsum("apd,bvd->apbv", embedded, embedded).max(axis=3)
     index = np.arange(len(pictures))
     same_person = people[:, None] == people[None, :]

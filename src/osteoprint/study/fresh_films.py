@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.samples import SampleBone, random_pose, to_bytes, varied_bone
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.training_films import part_key, parts_of, rms_between
 from osteoprint.study.workers import cores
 from osteoprint.xray.standard import StandardFrame

@@ -27,7 +27,7 @@ from osteoprint.fingerprint.classifier import (
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import PairPose, from_bytes, render_set
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study.ablation import FULL, SMALL, Line, Scale, affordable_scale, run_ablation
 from osteoprint.study.experiment import Progress, StudyBone, StudySettings, quiet
 from osteoprint.study.pairwise import WINDOWS, Separation, pair_distances, separated

@@ -18,7 +18,8 @@ from osteoprint.bank.records import BoneRecord
 from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.fingerprint.model import Model
-from osteoprint.fingerprint.training import TrainingSettings, train
+from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.training import train
 from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study.experiment import Progress, StudyBone, quiet, study_bone
 from osteoprint.study.training_films import make_training_films

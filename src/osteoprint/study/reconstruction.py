@@ -85,8 +85,8 @@ def nearest_study(
     Parameters
     ----------
     experiment : the bones and the network.
-    views : fingerprints of the known bones (the gallery is used).
-    probes : (unseen, pairs, d) fingerprints of the unseen bones' films.
+    views : fingerprints of the known bones (the gallery is used), their part for shapes.
+    probes : (unseen, pairs, s) the same part of the unseen bones' films' fingerprints.
     """
     truth = _distances_to_known(experiment, progress)
     rms = np.array([[d.rms_mm for d in row] for row in truth])

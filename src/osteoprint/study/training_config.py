@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from osteoprint.errors import InputError, ModelError
 from osteoprint.fingerprint.encoder import Network, backbone_of, check_network
 from osteoprint.fingerprint.losses import OTHER_LOSSES
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.xray import presets
 
 
@@ -90,6 +90,9 @@ def check_training(settings: TrainingSettings, source: str) -> None:
     for name, least in at_least.items():
         if values[name] is not None and not values[name] >= least:
             raise InputError(source, f"{name} is {values[name]}", f"give {least} or more")
+    share = settings.network.shape_share
+    if not 0.0 <= share <= 0.5:
+        raise InputError(source, f"network.shape_share is {share}", "give 0 to 0.5")
     for name in ("learning_rate", "minutes"):
         if values[name] is not None and not values[name] > 0:
             raise InputError(source, f"{name} is {values[name]}", "give more than 0")

@@ -25,7 +25,7 @@ from osteoprint.fingerprint.samples import (
     to_bytes,
     varied_bone,
 )
-from osteoprint.fingerprint.training import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.shape.resemblance import Resemblance
 from osteoprint.study.workers import cores, open_workers
 from osteoprint.xray.standard import StandardFrame

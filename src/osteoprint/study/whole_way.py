@@ -136,8 +136,10 @@ def run_study(
     watch.book("Recognising")
     asked = [probe_poses(settings.probes, rng) for _ in experiment.unseen]
     films = take_films(model, experiment.unseen, asked, "Taking films of unseen bones", watch)
-    nearest = nearest_study(experiment, views, films.fingerprints, watch)
-    alignments = align_favourites(experiment, views, films.fingerprints)
+    shapes = Views(model.of_shape(views.gallery), model.of_shape(views.probes))
+    unseen = model.of_shape(films.fingerprints)
+    nearest = nearest_study(experiment, shapes, unseen, watch)
+    alignments = align_favourites(experiment, shapes, unseen)
     watch.book("Measuring against the truth")
     rebuilt = None
     if settings.methods:
@@ -166,7 +168,10 @@ def run_study(
 def align_favourites(
     experiment: Experiment, views: Views, probes: NDArray[np.float32]
 ) -> list[Alignment]:
-    """Of every unseen bone, the known one that most of its films chose, laid onto it."""
+    """Of every unseen bone, the known one that most of its films chose, laid onto it.
+
+    Fingerprints as in :func:`nearest_study`.
+    """
     picks = distances(probes, views.gallery).min(axis=3).argmin(axis=2)
     out = []
     for index, bone in enumerate(experiment.unseen):
