@@ -13,6 +13,7 @@ import trimesh
 from PIL import Image
 
 from osteoprint.app.cli import run
+from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.store import Bank
 from osteoprint.ct.parametric import sample_bone
 from osteoprint.ct.surface import read_surface
@@ -64,6 +65,13 @@ def test_verify_a_pair_with_itself(world, capsys):
         between, nearest = bank.pair_calibration(), bank.calibration()
     assert between is not None
     assert answer["threshold"] == between.threshold != nearest.threshold
+
+
+@pytest.mark.parametrize(("ratio", "weak"), [(0.05, False), (0.3, True), (2.9, True), (30, False)])
+def test_verify_says_where_evidence_is_weak(world, capsys, monkeypatch, ratio, weak):
+    monkeypatch.setattr(Calibration, "likelihood_ratio", lambda *_: ratio)
+    answer = ask(capsys, "verify", *films(world), *films(world), "--bank", world / "bank")
+    assert any(w.startswith("weak evidence") for w in answer["warnings"]) == weak
 
 
 def test_verify_knows_that_left_is_not_right(world, capsys, tmp_path):

@@ -18,6 +18,10 @@ MarkerOption = Annotated[
     typer.Option("--marker-mm", min=0.1, help="Size of a scale object seen on the films, mm."),
 ]
 
+# A likelihood ratio below it, either way, is what the European network of forensic institutes
+# (ENFSI, 2015) calls weak support.
+_WEAK = 10.0
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
@@ -106,6 +110,8 @@ def verify(
     if len(sides) > 1:
         same, ratio = False, evidence.lowest_lr
         warnings.append("the films say that one bone is a left one, the other a right one")
+    elif 1 / _WEAK < ratio < _WEAK:
+        warnings.append("weak evidence: films of one bone and of two lie so far apart in this bank")
     values = {
         "same_bone": bool(same),
         "distance": distance,

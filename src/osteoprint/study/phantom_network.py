@@ -7,6 +7,7 @@ kind of bone, photographed at one scale, so bones of two kinds are never compare
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from osteoprint.bank.records import BoneRecord
 from osteoprint.ct.parametric import sample_bone as sample_parametric
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.fingerprint.model import Model
-from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
 from osteoprint.fingerprint.training import train
 from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study.experiment import Progress, StudyBone, quiet, study_bone
@@ -37,6 +38,8 @@ _LONGEST_MM = 500.0
 _VOXEL_MM = 2.0
 
 PHANTOM_TRAINING = TrainingSettings(
+    # Made before there was a part for shapes.
+    network=replace(DEFAULT_NETWORK, shape_share=0.0),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
     poses_per_variant=6,
