@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord
+from osteoprint.bank.search import Fingerprints
 from osteoprint.errors import OsteoprintError
 from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.study.calibration import ask_changed, between_pairs, to_the_bank
 from osteoprint.study.experiment import StudyBone, study_bone, train_on
-from osteoprint.study.training_films import frame_for
+from osteoprint.study.training_films import frame_for, lengths_allowed
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, Bone, films, real_femora, scan
 
@@ -64,6 +67,7 @@ class Scene:
         # How many bones stand in large galleries.
         self.galleries = (1_000, 10_000)
         self.settings = TrainingSettings(seed=SEED, accelerator="cpu")
+        self._calibrations: tuple[Calibration, Calibration] | None = None
 
     def model(self) -> Model:
         """The default network, trained on the known alone, as ``train`` does.
@@ -88,6 +92,23 @@ class Scene:
         save_model(model, path)
         checkpoint.unlink(missing_ok=True)
         return model
+
+    def calibrations(self) -> tuple[Calibration, Calibration]:
+        """Of distances to the bank and between pairs, as ``enrol`` learns them of the known."""
+        if self._calibrations is None:
+            model, bones = self.model(), study_bones(self.known, 0, self.frame)
+            lengths = lengths_allowed([b.record.length_mm for b in bones])
+            rng = np.random.default_rng([SEED, 3])
+            asked = [ask_changed(model, bone, lengths, rng) for bone in bones]
+            prints = embedded(model, enrolled_pictures(self)[:KNOWN])
+            vectors, whose = flat(prints)
+            bank = Fingerprints.from_rows(
+                [bones[k].record.id for k in whose], list(GALLERY_KEYS) * KNOWN, vectors
+            )
+            found = to_the_bank(asked, bank)
+            assert found is not None  # there are 24 people
+            self._calibrations = found, between_pairs(asked)
+        return self._calibrations
 
 
 class _Watch:

@@ -69,6 +69,11 @@ class Fingerprints:
         """(n,) the bone of every row."""
         return np.repeat(np.array(self.bones, dtype=np.str_), np.diff(self.starts))
 
+    def of(self, bone: str) -> NDArray[np.float32]:
+        """(views, d) of one bone. Raises ValueError for one that is not here."""
+        at = self.bones.index(bone)
+        return self.vectors[self.starts[at] : self.starts[at + 1]]
+
     def __len__(self) -> int:
         """Number of fingerprints."""
         return len(self.view_keys)

@@ -102,6 +102,11 @@ def frame_for(lengths_mm: Sequence[float]) -> StandardFrame:
     return StandardFrame.for_length(_LONGER * max(lengths_mm))
 
 
+def lengths_allowed(lengths_mm: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest length in mm of variants of bones of these lengths."""
+    return _SHORTER * min(lengths_mm), _LONGER * max(lengths_mm)
+
+
 def variants_of(settings: TrainingSettings, bones: int) -> int:
     """How many variants of each of so many bones there are, itself included."""
     return settings.variants_per_bone or max(2, math.ceil(_ALTOGETHER / bones))
@@ -222,8 +227,9 @@ def _part(
     first: int,
     count: int,
 ) -> Part:
-    lengths = [b.record.length_mm for b in bones if b.record.bone == bones[bone].record.bone]
-    limits = (_SHORTER * min(lengths), _LONGER * max(lengths))
+    limits = lengths_allowed(
+        [b.record.length_mm for b in bones if b.record.bone == bones[bone].record.bone]
+    )
     pairs = settings.poses_per_variant
     return Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
 

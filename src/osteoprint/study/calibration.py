@@ -1,0 +1,162 @@
+"""What the distances of a bank's fingerprints prove, learnt from films that are not enrolled.
+
+A network keeps films of the bones it has learnt nearer together, and farther from others, than
+those of bones it has not. What such distances prove says little about a stranger: so each bone that
+was in the training is stood in for by a changed copy of it, which was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osteoprint.bank.evidence import Calibration
+from osteoprint.bank.records import BoneRecord
+from osteoprint.bank.search import Fingerprints, bone_distances, squared_distance
+from osteoprint.ct.variation import Variation
+from osteoprint.errors import OsteoprintError
+from osteoprint.fingerprint.clinic_films import read_pair
+from osteoprint.fingerprint.gallery import gallery_pictures
+from osteoprint.fingerprint.model import Model
+from osteoprint.fingerprint.samples import SampleBone, from_bytes, probe_poses, varied_bone
+from osteoprint.study.experiment import StudyBone
+
+# Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
+_PROBES = 8
+# Each bone's pairs are compared with those of so many others, drawn.
+_STRANGERS = 50
+_PRESETS = ("ideal", "clinic")
+# A change may be so odd that a bone cannot be seen on its own films: another is drawn.
+_TRIES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A bone, or its changed copy, as a bank is asked about it.
+
+    Attributes
+    ----------
+    record : the bone of the bank.
+    own : (views, d) fingerprints that the bone, or the copy, is enrolled with.
+    probes : (pairs, d) fingerprints of other films of it.
+    changed : whether a changed copy stands in.
+    """
+
+    record: BoneRecord
+    own: NDArray[np.float32]
+    probes: NDArray[np.float32]
+    changed: bool
+
+
+def ask(model: Model, bone: StudyBone, own: NDArray[np.float32], rng: np.random.Generator) -> Asked:
+    """Films of a bone as they may come: plain ones, and a clinic's.
+
+    Parameters
+    ----------
+    model : makes the fingerprints.
+    bone : of the bank, with its scan.
+    own : (views, d) fingerprints that it is enrolled with.
+    rng : for the poses, and what else befalls a film.
+    """
+    return Asked(bone.record, own, _probes(model, bone.sample, rng), changed=False)
+
+
+def ask_changed(
+    model: Model,
+    bone: StudyBone,
+    lengths_mm: tuple[float, float],
+    rng: np.random.Generator,
+    seed: int = 0,
+) -> Asked:
+    """The same with a changed copy of the bone, enrolled for the occasion.
+
+    ``lengths_mm`` are the least and the greatest that the copy may have; the copy is the same for
+    the same bone and ``seed``. Raises what films raise, where none of several copies can be seen
+    on its own plain films.
+    """
+    digest = int.from_bytes(hashlib.sha256(bone.record.id.encode()).digest()[:8], "big")
+    for attempt in itertools.count(1):
+        drawn = np.random.default_rng([seed, 9, digest, attempt])
+        change = Variation.draw(bone.sample.frame.length_mm, drawn, lengths_mm)
+        copy = varied_bone(bone.sample, change)
+        try:
+            own = model.embed(from_bytes(gallery_pictures(copy, model.card.frame, seed)))
+            return Asked(bone.record, own, _probes(model, copy, rng), changed=True)
+        except OsteoprintError:
+            if attempt == _TRIES:
+                raise
+    raise AssertionError
+
+
+def to_the_bank(asked: Sequence[Asked], fingerprints: Fingerprints) -> Calibration | None:
+    """What the squared distance to the nearest of a bone's enrolled views proves.
+
+    A stranger's films find the nearest bone of all others. One person's left and right are nearly
+    alike, and so are a bone and its changed copy: none is a stranger to another. None where there
+    is one individual alone.
+
+    Parameters
+    ----------
+    asked : each bone of the bank, or some; all bones of `fingerprints` that belong to people who
+        are asked about have to be among them.
+    fingerprints : of the bank's bones.
+    """
+    people = {a.record.id: a.record.individual for a in asked}
+    person = np.array([people.get(bone, "") for bone in fingerprints.bones])
+    genuine, impostor = [], []
+    for each in asked:
+        genuine.append(squared_distance(each.probes[:, None], each.own[None]).min(axis=1))
+        others = bone_distances(each.probes, fingerprints)[:, person != each.record.individual]
+        if not others.shape[1]:
+            return None
+        impostor.append(others.min(axis=1))
+    groups = np.repeat(np.arange(len(asked)), [len(own) for own in genuine])
+    return Calibration.fit(
+        np.concatenate(genuine),
+        np.concatenate(impostor),
+        genuine_groups=groups,
+        impostor_groups=groups,
+        rng=np.random.default_rng(0),
+    )
+
+
+def between_pairs(asked: Sequence[Asked]) -> Calibration:
+    """What the squared distance between two film pairs proves, neither of them enrolled.
+
+    A nearest of many views lies nearer than one pair does, strangers' most of all: what was learnt
+    from it would call too many pairs of one bone two bones. Strangers are of the same kind and
+    side, if there are any: others are too easily told.
+    """
+    rng = np.random.default_rng(2)
+    genuine, impostor = [], []
+    for one, each in enumerate(asked):
+        bone, own = each.record, each.probes
+        apart = squared_distance(own[:, None], own[None])
+        genuine.append(apart[np.triu_indices(len(apart), 1)])
+        strangers = [other for other in asked if other.record.individual != bone.individual]
+        alike = [o for o in strangers if (o.record.bone, o.record.side) == (bone.bone, bone.side)]
+        chosen = alike or strangers
+        for index in rng.permutation(len(chosen))[:_STRANGERS]:
+            other = chosen[index].probes
+            impostor.append((one, squared_distance(own[:, None], other[None]).ravel()))
+    return Calibration.fit(
+        np.concatenate(genuine),
+        np.concatenate([apart for _, apart in impostor]),
+        genuine_groups=np.repeat(np.arange(len(asked)), [len(apart) for apart in genuine]),
+        impostor_groups=np.repeat([one for one, _ in impostor], [len(a) for _, a in impostor]),
+        rng=np.random.default_rng(1),
+    )
+
+
+def _probes(model: Model, bone: SampleBone, rng: np.random.Generator) -> NDArray[np.float32]:
+    kinds = itertools.cycle(_PRESETS)
+    shown = [
+        read_pair(bone, pose, model.card.frame, kind, rng, or_plain=True)
+        for pose, kind in zip(probe_poses(_PROBES, rng), kinds, strict=False)
+    ]
+    return model.embed(np.stack(shown))
