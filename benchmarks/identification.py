@@ -233,11 +233,9 @@ def one_view_rows(name: str, prints: np.ndarray) -> Iterator[Row]:
 def nearest_rows(scene: Scene) -> Iterator[Row]:
     """The nearest of the known, enrolled as ``enrol`` does, by the unseen bones' clinic films."""
     model = scene.model()
-    known, unseen = study_bones(scene.known, 0, scene.frame), scene.unseen
+    unseen = scene.unseen
     gallery = model.of_shape(embedded(model, enrolled_pictures(scene)[:KNOWN]))
-    truth = np.array([
-        [_rms(k.surface, _local(bone)) for k in known] for bone in unseen
-    ])  # fmt: skip
+    truth = _truth(scene)
     for name, pictures in (("clinic", clinic_pictures(unseen, "unseen", scene.frame)),):
         prints = model.of_shape(embedded(model, pictures))
         apart = ((prints[:, :, None, None] - gallery[None, None]) ** 2).sum(-1).min(axis=3)
@@ -251,7 +249,17 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
                   (found / best).mean(), "ratio", n=better.size)  # fmt: skip
         yield row(f"nearest shape, {name}: mean RMS", found.mean(), "mm", n=better.size,
                   note=f"the best there is: {best.mean():.2f} mm")  # fmt: skip
-    yield from rebuilt_rows(scene, truth)
+
+
+def rebuilt_nearest_rows(scene: Scene) -> Iterator[Row]:
+    """The same by the surface that is rebuilt from the films, which no network has to do with."""
+    yield from rebuilt_rows(scene, _truth(scene))
+
+
+def _truth(scene: Scene) -> np.ndarray:
+    """(unseen, known) mm RMS between the bones' surfaces."""
+    known = study_bones(scene.known, 0, scene.frame)
+    return np.array([[_rms(k.surface, _local(bone)) for k in known] for bone in scene.unseen])
 
 
 def _local(bone: Bone) -> Any:
@@ -321,6 +329,7 @@ PARTS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "clinic": clinic_rows,
     "again": again_rows,
     "nearest": nearest_rows,
+    "rebuilt": rebuilt_nearest_rows,
     "absent": absent_rows,
     "galleries": gallery_rows,
     "sides": side_rows,

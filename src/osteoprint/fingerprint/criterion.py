@@ -22,7 +22,7 @@ class Criterion:
         device: torch.device,
     ) -> None:
         self._settings, self._device = settings, device
-        self._scale = 1.0 if rms_mm is None else _typical_rms(rms_mm)
+        self._scale = 1.0 if rms_mm is None else typical_rms(rms_mm)
         self._rms = None
         if rms_mm is not None:
             self._rms = torch.tensor(rms_mm, dtype=torch.float32, device=device)
@@ -49,7 +49,7 @@ class Criterion:
         )
 
 
-def _typical_rms(rms_mm: NDArray[np.float64]) -> float:
+def typical_rms(rms_mm: NDArray[np.float64]) -> float:
     """Half the median RMS between different bones: near and far spread over the whole range."""
     off = rms_mm[~np.eye(len(rms_mm), dtype=bool) & np.isfinite(rms_mm)]
     if not len(off):

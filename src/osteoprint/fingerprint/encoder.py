@@ -154,6 +154,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2, H, W) -> (B, d), each row of unit length."""
+        x, count = self.reductions[-1](self.described(x)), self.network.shape_numbers
+        if not count:
+            return functional.normalize(x, dim=1)
+        share, parts = count / self.network.dimension, (x[:, :-count], x[:, -count:])
+        apart, shape = (functional.normalize(part, dim=1) for part in parts)
+        return torch.cat([(1.0 - share) ** 0.5 * apart, share**0.5 * shape], dim=1)
+
+    def described(self, x: Tensor) -> Tensor:
+        """(B, 2, H, W) -> (B, f): what the last layer is given."""
         x = self.contrast(x)
         if self.network.views == "side by side":
             x = torch.cat([x[:, :1], x[:, 1:]], dim=3)
@@ -161,15 +170,10 @@ class Encoder(nn.Module):
         if self.network.pooling == "grid":
             x = functional.adaptive_avg_pool2d(x, self.grid)
         x = x.flatten(1)
-        *reduce, last = self.reductions
+        *reduce, _ = self.reductions
         for layer in reduce:
             x = functional.normalize(layer(x), dim=1)
-        x, count = last(x), self.network.shape_numbers
-        if not count:
-            return functional.normalize(x, dim=1)
-        share, parts = count / self.network.dimension, (x[:, :-count], x[:, -count:])
-        apart, shape = (functional.normalize(part, dim=1) for part in parts)
-        return torch.cat([(1.0 - share) ** 0.5 * apart, share**0.5 * shape], dim=1)
+        return x
 
 
 # Standard deviations of a Gaussian beyond which nothing is counted.

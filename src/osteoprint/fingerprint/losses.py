@@ -123,9 +123,9 @@ def shape_loss(
 ) -> Tensor:
     """Distances between fingerprints that follow the surface RMS between the bones.
 
-    The squared error of every pair's distance against :func:`shape_target`, relative to
-    it, plus a part of :func:`contrastive_loss`, which keeps each bone apart from its nearest
-    neighbours: between these the wanted distances are small, and errors of them count little.
+    :func:`shape_error` plus a part of :func:`contrastive_loss`, which keeps each bone apart from
+    its nearest neighbours: between these the wanted distances are small, and errors of them count
+    little.
 
     The two want different things of near neighbours. Where the last ``shape_numbers`` of a
     fingerprint are for shapes, the first part concerns them alone, and the second, which takes
@@ -145,8 +145,16 @@ def shape_loss(
         own, shapes = embeddings[:, :-shape_numbers], embeddings[:, -shape_numbers:]
         embeddings = torch.cat([own, shapes.detach()], dim=1)
         shapes = functional.normalize(shapes, dim=1)
-    distance = (squared_distances(shapes) + 1e-8).sqrt()
+    return shape_error(shapes, rms_mm, scale_mm) + _APART * contrastive_loss(embeddings, labels)
+
+
+def shape_error(embeddings: Tensor, rms_mm: Tensor, scale_mm: float) -> Tensor:
+    """The mean squared error of all distances against :func:`shape_target`, relative to it.
+
+    (B, d) embeddings, and the rest as in :func:`shape_loss`.
+    """
+    distance = (squared_distances(embeddings) + 1e-8).sqrt()
     target = shape_target(rms_mm, scale_mm)
     pair = ((distance - target) ** 2) / (target + 0.15)
-    off = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device) & rms_mm.isfinite()
-    return pair[off].mean() + _APART * contrastive_loss(embeddings, labels)
+    itself = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    return pair[~itself & rms_mm.isfinite()].mean()

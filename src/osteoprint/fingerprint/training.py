@@ -31,6 +31,7 @@ from osteoprint.fingerprint.losses import (
 from osteoprint.fingerprint.model import Model, ModelCard
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.shape_numbers import fit_shape_numbers
 from osteoprint.xray.standard import StandardFrame
 
 # Views of each bone on which a trained network is looked at.
@@ -96,6 +97,8 @@ def train(
     steps = _Steps(fabric, shared, optimising, criterion, batches)
     done = _run(steps, run, first, settings, progress)
     encoder.eval()
+    if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
+        fit_shape_numbers(encoder, source, rms_mm, steps=settings.steps, seed=settings.seed)
     card = ModelCard(
         network=settings.network,
         frame=frame,

@@ -1,0 +1,101 @@
+"""The numbers of a fingerprint that are for shapes, fitted once more when all else is learnt.
+
+Beside the rest of a network they learn the training's bones by heart. Of a network that stands
+still they are one linear layer; fitted anew, its near neighbours are those of bones that it has not
+seen, too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from osteoprint.fingerprint.batches import PictureSource
+from osteoprint.fingerprint.criterion import typical_rms
+from osteoprint.fingerprint.encoder import Encoder
+from osteoprint.fingerprint.losses import shape_error
+from osteoprint.fingerprint.samples import from_bytes, vary
+
+# Bones that are looked at, at most, evenly drawn; pairs of each, every one changed in so many ways.
+_BONES, _VIEWS, _WAYS = 1200, 12, 2
+# Bones of a step, each by one pair of films.
+_AT_ONCE = 128
+_RATE, _DECAY = 1e-3, 1e-2
+
+
+def fit_shape_numbers(
+    encoder: Encoder,
+    source: PictureSource,
+    rms_mm: NDArray[np.float64],
+    *,
+    steps: int,
+    seed: int = 0,
+) -> None:
+    """Fit the last rows of the encoder's last layer, which are for shapes, and nothing else.
+
+    The same again for the same encoder, whatever these rows were before.
+
+    Parameters
+    ----------
+    encoder : of a network that has such numbers; changed.
+    source : pictures of bones.
+    rms_mm : (bones, bones) surface RMS; infinity where it is not known.
+    steps : of the fit.
+    seed : of everything drawn.
+    """
+    count = encoder.network.shape_numbers
+    bones = np.arange(len(source))[:: math.ceil(len(source) / _BONES)]
+    told = _described(encoder, source.some(bones, _VIEWS), seed)
+    middle, spread = told.mean(dim=(0, 1)), told.std(dim=(0, 1)) + 1e-4
+    told = (told - middle) / spread
+    rms = torch.tensor(rms_mm[np.ix_(bones, bones)], dtype=torch.float32, device=told.device)
+    # Bones whose shape is compared with no other's teach nothing.
+    compared = np.flatnonzero(np.isfinite(rms_mm[np.ix_(bones, bones)]).sum(axis=1) > 1)
+    if not len(compared):
+        return
+    scale, rng = typical_rms(rms_mm), np.random.default_rng([seed, 10])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = torch.nn.Linear(told.shape[2], count).to(told.device)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=_RATE, weight_decay=_DECAY)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _RATE * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+        drawn = rng.choice(compared, min(_AT_ONCE, len(compared)), replace=False)
+        views = rng.integers(0, told.shape[1], len(drawn))
+        chosen, shown = (torch.from_numpy(k).to(told.device) for k in (drawn, views))
+        shapes = functional.normalize(layer(told[chosen, shown]), dim=1)
+        known = rms[chosen][:, chosen]
+        if known.isfinite().sum() == len(known):
+            continue
+        loss = shape_error(shapes, known, scale)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    last = encoder.reductions[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        weights = layer.weight / spread
+        last.weight[-count:] = weights
+        last.bias[-count:] = layer.bias - weights @ middle
+
+
+def _described(encoder: Encoder, shown: NDArray[np.uint8], seed: int) -> Tensor:
+    """(bones, ways × views, f): what the last layer is given, of pictures changed in some ways."""
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    out = []
+    with torch.inference_mode():
+        for number, pictures in enumerate(shown):
+            for way in range(_WAYS):
+                draws = torch.Generator().manual_seed((seed * 1_000_003 + number) * _WAYS + way)
+                changed = vary(torch.from_numpy(from_bytes(pictures)).to(device), draws)
+                out.append(encoder.described(changed.to(memory_format=torch.channels_last)))
+        told = torch.stack(out)
+    # Outside of inference mode: the layer that is fitted keeps it for its gradient.
+    return told.reshape(len(shown), -1, told.shape[-1]).clone()
