@@ -22,7 +22,7 @@ from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
-from osteoprint.study.calibration import ask_changed, between_pairs, to_the_bank
+from osteoprint.study.calibration import ask_changed, between_pairs, pairs_of_each, to_the_bank
 from osteoprint.study.experiment import StudyBone, study_bone, train_on
 from osteoprint.study.training_films import frame_for, lengths_allowed
 from osteoprint.xray.standard import StandardFrame
@@ -99,7 +99,7 @@ class Scene:
             model, bones = self.model(), study_bones(self.known, 0, self.frame)
             lengths = lengths_allowed([b.record.length_mm for b in bones])
             rng = np.random.default_rng([SEED, 3])
-            asked = [ask_changed(model, bone, lengths, rng) for bone in bones]
+            asked = [ask_changed(model, bone, lengths, pairs_of_each(KNOWN), rng) for bone in bones]
             prints = embedded(model, enrolled_pictures(self)[:KNOWN])
             vectors, whose = flat(prints)
             bank = Fingerprints.from_rows(

@@ -13,7 +13,14 @@ from osteoprint.fingerprint.encoder import Encoder, Network
 from osteoprint.fingerprint.gallery import GALLERY_KEYS
 from osteoprint.fingerprint.model import Model, ModelCard
 from osteoprint.frames import Side, anatomical_frame, apply
-from osteoprint.study.calibration import Asked, ask, ask_changed, between_pairs, to_the_bank
+from osteoprint.study.calibration import (
+    Asked,
+    ask,
+    ask_changed,
+    between_pairs,
+    pairs_of_each,
+    to_the_bank,
+)
 from osteoprint.study.experiment import StudyBone, study_bone
 from osteoprint.xray.standard import StandardFrame
 
@@ -56,6 +63,10 @@ def test_a_stranger_is_of_another_person_and_a_copys_own_films_are_its_own():
     assert pairs.threshold == pytest.approx((far(2) + far(53)) / 2, rel=1e-3)
 
 
+def test_few_bones_are_asked_more_about_each():
+    assert [pairs_of_each(n) for n in (1, 2, 24, 50, 51, 1000)] == [24, 24, 17, 8, 8, 8]
+
+
 def test_one_individual_alone_proves_nothing():
     bones = [record("a", "one"), record("b", "one", Side.LEFT)]
     bank = Fingerprints.from_rows(["a", "b"], ["z"] * 2, at(0, 5))
@@ -78,9 +89,9 @@ def test_a_changed_copy_is_enrolled_with_its_own_films_and_made_alike_again(bone
     network = Network(contrast=True, reductions=())
     card = ModelCard(network, StandardFrame.for_length(500.0), "triplet", {"bones": []}, {})
     model = Model(Encoder(network), card)
-    itself = ask(model, bone, at(0), np.random.default_rng(2))
+    itself = ask(model, bone, at(0), 3, np.random.default_rng(2))
     copy, again = (
-        ask_changed(model, bone, (420.0, 480.0), np.random.default_rng(2)) for _ in range(2)
+        ask_changed(model, bone, (420.0, 480.0), 3, np.random.default_rng(2)) for _ in range(2)
     )
     assert copy.own.shape == (len(GALLERY_KEYS), 128)
     assert copy.changed
@@ -88,5 +99,5 @@ def test_a_changed_copy_is_enrolled_with_its_own_films_and_made_alike_again(bone
     np.testing.assert_array_equal(copy.own, again.own)
     np.testing.assert_array_equal(copy.probes, again.probes)
     # Same poses, another bone.
-    assert itself.probes.shape == copy.probes.shape
+    assert itself.probes.shape == copy.probes.shape == (3, 128)
     assert np.abs(itself.probes - copy.probes).max() > 1e-3

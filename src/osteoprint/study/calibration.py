@@ -26,8 +26,9 @@ from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import SampleBone, from_bytes, probe_poses, varied_bone
 from osteoprint.study.experiment import StudyBone
 
-# Pairs per bone, at turns between the enrolled ones, from which the threshold is learnt.
-_PROBES = 8
+# Pairs of films, at turns between the enrolled ones, from which the thresholds are learnt: so many
+# altogether that one that was badly read does not decide, and of each bone within these limits.
+_ALTOGETHER, _LEAST, _MOST = 400, 8, 24
 # Each bone's pairs are compared with those of so many others, drawn.
 _STRANGERS = 50
 _PRESETS = ("ideal", "clinic")
@@ -53,7 +54,14 @@ class Asked:
     changed: bool
 
 
-def ask(model: Model, bone: StudyBone, own: NDArray[np.float32], rng: np.random.Generator) -> Asked:
+def pairs_of_each(bones: int) -> int:
+    """How many pairs of films of each of so many bones thresholds are learnt from."""
+    return min(max(-(-_ALTOGETHER // bones), _LEAST), _MOST)
+
+
+def ask(
+    model: Model, bone: StudyBone, own: NDArray[np.float32], pairs: int, rng: np.random.Generator
+) -> Asked:
     """Films of a bone as they may come: plain ones, and a clinic's.
 
     Parameters
@@ -61,15 +69,17 @@ def ask(model: Model, bone: StudyBone, own: NDArray[np.float32], rng: np.random.
     model : makes the fingerprints.
     bone : of the bank, with its scan.
     own : (views, d) fingerprints that it is enrolled with.
+    pairs : how many, see :func:`pairs_of_each`.
     rng : for the poses, and what else befalls a film.
     """
-    return Asked(bone.record, own, _probes(model, bone.sample, rng), changed=False)
+    return Asked(bone.record, own, _probes(model, bone.sample, pairs, rng), changed=False)
 
 
 def ask_changed(
     model: Model,
     bone: StudyBone,
     lengths_mm: tuple[float, float],
+    pairs: int,
     rng: np.random.Generator,
     seed: int = 0,
 ) -> Asked:
@@ -86,7 +96,7 @@ def ask_changed(
         copy = varied_bone(bone.sample, change)
         try:
             own = model.embed(from_bytes(gallery_pictures(copy, model.card.frame, seed)))
-            return Asked(bone.record, own, _probes(model, copy, rng), changed=True)
+            return Asked(bone.record, own, _probes(model, copy, pairs, rng), changed=True)
         except OsteoprintError:
             if attempt == _TRIES:
                 raise
@@ -153,10 +163,12 @@ def between_pairs(asked: Sequence[Asked]) -> Calibration:
     )
 
 
-def _probes(model: Model, bone: SampleBone, rng: np.random.Generator) -> NDArray[np.float32]:
+def _probes(
+    model: Model, bone: SampleBone, pairs: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
     kinds = itertools.cycle(_PRESETS)
     shown = [
         read_pair(bone, pose, model.card.frame, kind, rng, or_plain=True)
-        for pose, kind in zip(probe_poses(_PROBES, rng), kinds, strict=False)
+        for pose, kind in zip(probe_poses(pairs, rng), kinds, strict=False)
     ]
     return model.embed(np.stack(shown))

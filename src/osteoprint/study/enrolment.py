@@ -16,7 +16,14 @@ from osteoprint.errors import BankError, ModelError
 from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, ModelCard, save_model
 from osteoprint.fingerprint.samples import from_bytes
-from osteoprint.study.calibration import Asked, ask, ask_changed, between_pairs, to_the_bank
+from osteoprint.study.calibration import (
+    Asked,
+    ask,
+    ask_changed,
+    between_pairs,
+    pairs_of_each,
+    to_the_bank,
+)
 from osteoprint.study.experiment import Progress, load_bone, quiet
 from osteoprint.study.training_films import lengths_allowed
 from osteoprint.xray.standard import FRAME_ROOM
@@ -49,7 +56,7 @@ def enrol_bank(
     learnt = _seen_by(made_by.card["trained_on"])
     lengths = _lengths(records, learnt)
     done, enrolled = bank.enrolled(made_by), bank.fingerprints(made_by)
-    rng = np.random.default_rng([seed, 3])
+    rng, pairs = np.random.default_rng([seed, 3]), pairs_of_each(len(records))
     asked = []
     for index, record in enumerate(sorted(records, key=lambda r: r.id)):
         bone = load_bone(bank, record, model.card.frame)
@@ -60,9 +67,9 @@ def enrol_bank(
             own = model.embed(from_bytes(shown))
             bank.enrol(made_by, record, GALLERY_KEYS, own)
         if record.id in learnt:
-            asked.append(ask_changed(model, bone, lengths[record.bone], rng, seed))
+            asked.append(ask_changed(model, bone, lengths[record.bone], pairs, rng, seed))
         else:
-            asked.append(ask(model, bone, own, rng))
+            asked.append(ask(model, bone, own, pairs, rng))
         progress("Enrolling", index + 1, len(records))
     return _calibrate(bank, made_by, asked)
 
