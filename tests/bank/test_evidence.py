@@ -147,11 +147,25 @@ def test_where_kinds_lie_far_apart_a_bones_own_films_decide():
         threshold_at_fnmr(own, 1.0)
 
 
+def test_one_film_that_was_badly_read_does_not_decide():
+    """Nothing is called the same bone that is likelier of two, whatever the farthest films say."""
+    own = np.r_[np.linspace(0.0, 0.05, 190), 0.15, 0.16]
+    others = np.linspace(0.144, 0.95, 192)
+    found = Calibration.fit(own, others)
+    assert found.eer_threshold > others[0]
+    assert 0.05 < found.threshold < others[0]
+    assert found.likelihood_ratio(found.threshold) == pytest.approx(1.0)
+
+
 def test_without_overlap_the_claims_are_bounded_by_the_sample():
     calibration = Calibration.fit([0.1, 0.2, 0.15], [1.0, 1.1, 1.2, 1.3, 1.4])
     assert calibration.eer == 0.0
     assert calibration.eer_ci95 == (0.0, 1 - 0.025 ** (1 / 3))
-    assert calibration.threshold == pytest.approx(0.6)
+    assert calibration.eer_threshold == pytest.approx(0.6)
+    # In the gap, and no farther than where the likelihood ratio falls below 1.
+    even = -calibration.intercept / calibration.slope
+    assert calibration.threshold == min(calibration.eer_threshold, even)
+    assert 0.2 < calibration.threshold < 1.0
     assert calibration.likelihood_ratio(0.0) <= 6.0
     assert calibration.likelihood_ratio(4.0) == pytest.approx(0.25)
     ratios = [calibration.likelihood_ratio(distance) for distance in np.linspace(0, 4, 50)]

@@ -58,9 +58,9 @@ def test_a_stranger_is_of_another_person_and_a_copys_own_films_are_its_own():
     assert found.eer == 0.0
     assert found.n_genuine == found.n_impostor == 3
     assert far(3) < found.threshold < far(53)
-    assert found.threshold == pytest.approx((far(3) + far(53)) / 2, rel=1e-3)
+    assert found.eer_threshold == pytest.approx((far(3) + far(53)) / 2, rel=1e-3)
     pairs = between_pairs(asked)
-    assert pairs.threshold == pytest.approx((far(2) + far(53)) / 2, rel=1e-3)
+    assert pairs.eer_threshold == pytest.approx((far(2) + far(53)) / 2, rel=1e-3)
 
 
 def test_few_bones_are_asked_more_about_each():

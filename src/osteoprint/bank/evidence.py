@@ -53,8 +53,9 @@ class Calibration:
     Attributes
     ----------
     threshold : distances up to it count as the same bone: the one of equal error rates, less
-        where one turns away fewer than one in 200 of a bone's own films; or the one of
-        ``target_fmr`` where :meth:`fit` was told to decide by that.
+        where one turns away fewer than one in 200 of a bone's own films, and none whose
+        likelihood ratio is below 1; or the one of ``target_fmr`` where :meth:`fit` was told to
+        decide by that.
     eer : equal error rate, and ``eer_ci95`` its 95 % bootstrap interval.
     eer_threshold : where the false match and the false non-match rate are equal.
     target_fmr : a false match rate, and ``fmr_threshold`` the largest threshold that keeps
@@ -121,8 +122,10 @@ class Calibration:
         intercept, slope = _logistic(same, other)
         model = {"intercept": intercept, "slope": slope}
         model |= {"lowest_lr": 1.0 / (n_same + 1), "highest_lr": n_other + 1.0}
-        own = threshold_at_fnmr(same, _TURNED_AWAY)
-        by_errors = eer_threshold if own is None else min(own, eer_threshold)
+        limits = [eer_threshold, threshold_at_fnmr(same, _TURNED_AWAY)]
+        # Nothing is called the same bone that is likelier of two.
+        limits.append(-intercept / slope if slope < 0 else None)
+        by_errors = max(0.0, min(limit for limit in limits if limit is not None))
         chosen = by_errors if fmr_threshold is None or decide_by == "eer" else fmr_threshold
         return cls(
             threshold=chosen,
