@@ -236,19 +236,18 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
     unseen = scene.unseen
     gallery = model.of_shape(embedded(model, enrolled_pictures(scene)[:KNOWN]))
     truth = _truth(scene)
-    for name, pictures in (("clinic", clinic_pictures(unseen, "unseen", scene.frame)),):
-        prints = model.of_shape(embedded(model, pictures))
-        apart = ((prints[:, :, None, None] - gallery[None, None]) ** 2).sum(-1).min(axis=3)
-        picks = apart.argmin(axis=2)
-        found = np.take_along_axis(truth, picks, axis=1)
-        best = truth.min(axis=1, keepdims=True)
-        better = (truth[:, None, :] < found[:, :, None] - 1e-9).sum(axis=2)
-        yield row(f"nearest shape, {name}: bones that would have been better, of 24",
-                  better.mean(), "bones", n=better.size, paper=2.6)  # fmt: skip
-        yield row(f"nearest shape, {name}: RMS over the best there is",
-                  (found / best).mean(), "ratio", n=better.size)  # fmt: skip
-        yield row(f"nearest shape, {name}: mean RMS", found.mean(), "mm", n=better.size,
-                  note=f"the best there is: {best.mean():.2f} mm")  # fmt: skip
+    prints = model.of_shape(embedded(model, clinic_pictures(unseen, "unseen", scene.frame)))
+    apart = ((prints[:, :, None, None] - gallery[None, None]) ** 2).sum(-1).min(axis=3)
+    picks = apart.argmin(axis=2)
+    found = np.take_along_axis(truth, picks, axis=1)
+    best = truth.min(axis=1, keepdims=True)
+    better = (truth[:, None, :] < found[:, :, None] - 1e-9).sum(axis=2)
+    yield row("nearest shape, clinic: bones that would have been better, of 24",
+              better.mean(), "bones", n=better.size, paper=2.6)  # fmt: skip
+    yield row("nearest shape, clinic: RMS over the best there is",
+              (found / best).mean(), "ratio", n=better.size)  # fmt: skip
+    yield row("nearest shape, clinic: mean RMS", found.mean(), "mm", n=better.size,
+              note=f"the best there is: {best.mean():.2f} mm")  # fmt: skip
 
 
 def rebuilt_nearest_rows(scene: Scene) -> Iterator[Row]:

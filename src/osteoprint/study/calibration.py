@@ -90,7 +90,9 @@ def ask_changed(
     on its own plain films.
     """
     digest = int.from_bytes(hashlib.sha256(bone.record.id.encode()).digest()[:8], "big")
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         drawn = np.random.default_rng([seed, 9, digest, attempt])
         change = Variation.draw(bone.sample.frame.length_mm, drawn, lengths_mm)
         copy = varied_bone(bone.sample, change)
@@ -100,7 +102,6 @@ def ask_changed(
         except OsteoprintError:
             if attempt == _TRIES:
                 raise
-    raise AssertionError
 
 
 def to_the_bank(asked: Sequence[Asked], fingerprints: Fingerprints) -> Calibration | None:
