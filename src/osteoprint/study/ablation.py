@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,23 +23,18 @@ from numpy.typing import NDArray
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.losses import triplet_accuracy
 from osteoprint.fingerprint.model import Model
-from osteoprint.fingerprint.samples import PairPose, SampleBone, random_pose, render_set
 from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.fingerprint.training import train
+from osteoprint.study.ablation_films import JUDGED, AblationFilms, take_films
 from osteoprint.study.experiment import Progress, StudyBone, quiet, split
 from osteoprint.study.pairwise import Told, pair_distances
 from osteoprint.study.training_config import paper_training, with_weights
 from osteoprint.study.training_films import parts_of, rms_between
-from osteoprint.study.workers import cores, in_order, open_workers
+from osteoprint.study.workers import open_workers
 from osteoprint.xray.standard import StandardFrame
 
 # The paper's split of the films of known bones: a fifth is kept from the training.
 _VALIDATION = 0.2
-# Films of each bone that are compared; more only repeat what these say.
-_JUDGED = 24
-# Fewer films than this are taken before other processes have started.
-_FEW = 600
-_Task = tuple[SampleBone, Sequence[PairPose], StandardFrame]
 
 
 @dataclass(frozen=True)
@@ -186,32 +182,6 @@ class Line:
         return asdict(self) | {"case": self.case.name, "paper": self.case.paper}
 
 
-@dataclass(frozen=True, eq=False)
-class _Films:
-    """(bones, films, 2, rows, columns) uint8 of known and of unseen bones."""
-
-    known: NDArray[np.uint8]
-    unseen: NDArray[np.uint8]
-
-    @staticmethod
-    def files(folder: Path, name: str) -> tuple[Path, Path]:
-        """Where films of this name are kept."""
-        return folder / f"{name}-known.npy", folder / f"{name}-unseen.npy"
-
-    def keep(self, files: tuple[Path, Path]) -> None:
-        """Write them; a file that is there is a finished one."""
-        for file, pictures in zip(files, (self.known, self.unseen), strict=True):
-            partial = file.with_suffix(".partial.npy")
-            np.save(partial, pictures)
-            partial.replace(file)
-
-    @classmethod
-    def of(cls, files: tuple[Path, Path]) -> _Films:
-        """The inverse; what is not looked at is not read."""
-        known, unseen = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
-        return cls(known, unseen)
-
-
 def run_ablation(
     bones: Sequence[StudyBone],
     scale: Scale,
@@ -232,7 +202,7 @@ def run_ablation(
     bones : best of one kind.
     scale : how large.
     unseen : bones kept from all networks, see :func:`osteoprint.study.experiment.split`.
-    seeds : every case is done with each of them.
+    seeds : every case is done with each of them; all cases with the first, then with the next.
     only : names of the cases to do; all when left out.
     at_once : so many networks are trained beside each other, each by a process of its own: one
         alone leaves a large card waiting.
@@ -248,66 +218,49 @@ def run_ablation(
     rms_mm = rms_between(known, parts_of(known, frame, themselves))
     chosen = [case for case in cases(scale) if only is None or case.name in only]
     lines: dict[int, Line] = {}
-    with tempfile.TemporaryDirectory() as nowhere, open_workers(at_once) as workers:
+    asked = [(case, seed) for seed in seeds for case in chosen]
+    with (
+        tempfile.TemporaryDirectory() as nowhere,
+        open_workers(at_once) as workers,
+        ThreadPoolExecutor(1) as hand,
+    ):
         folder = films_folder or Path(nowhere)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {each: _Films.files(folder, each) for each in {c.proportions for c in chosen}}
-        for case in chosen:
-            if not all(file.is_file() for file in kept[case.proportions]):
-                films = _films(known, held, frame, case, scale, progress)
-                films.keep(kept[case.proportions])
-        tasks = [
-            (case, seed, kept[case.proportions], rms_mm, frame, scale, accelerator)
-            for case in chosen for seed in seeds
-        ]  # fmt: skip
+        kept = {case.proportions: AblationFilms.files(folder, case.proportions) for case in chosen}
+        taken = {
+            each: hand.submit(
+                take_films, kept[each], known, held, frame, each, scale.films, progress
+            )
+            for each in kept
+        }
 
         def one_done(index: int, line: Line) -> None:
             lines[index] = line
-            progress("Training networks", len(lines), len(tasks))
+            progress("Training networks", len(lines), len(asked))
             if keep:
                 keep([lines[done] for done in sorted(lines)])
 
-        workers.run(_line, tasks, one_done)
+        def train_these(these: list[int]) -> None:
+            for films in {asked[n][0].proportions for n in these}:
+                taken[films].result()
+            tasks = [
+                (*asked[n], kept[asked[n][0].proportions], rms_mm, frame, scale, accelerator)
+                for n in these
+            ]
+            workers.run(_line, tasks, lambda n, line: one_done(these[n], line))
+
+        # Networks beside each other leave cores to take the next films with; one alone, whose
+        # time is told, is not disturbed.
+        first = [
+            n for n, (case, seed) in enumerate(asked)
+            if at_once > 1 and seed == asked[0][1] and case.proportions == chosen[0].proportions
+        ]  # fmt: skip
+        train_these(first)
+        train_these([n for n in range(len(asked)) if n not in first])
     return [lines[index] for index in sorted(lines)]
 
 
-def _films(
-    known: Sequence[StudyBone],
-    held: Sequence[StudyBone],
-    frame: StandardFrame,
-    case: Case,
-    scale: Scale,
-    progress: Progress,
-) -> _Films:
-    """Plain films at random angles: the same for every case that shows bones alike."""
-    sets = []
-    for group, key, count in ((known, 0, scale.films), (held, 1, _JUDGED)):
-        rng = np.random.default_rng([0, 6, key])
-        tasks = []
-        for bone in group:
-            poses = [random_pose(rng) for _ in range(count)]
-            own = StandardFrame.for_length(bone.record.length_mm, frame.rows)
-            tasks.append((bone.sample, poses, frame if case.proportions == "real" else own))
-        sets.append(_taken(tasks, progress))
-    return _Films(*sets)
-
-
-def _taken(tasks: Sequence[_Task], progress: Progress) -> NDArray[np.uint8]:
-    """(bones, films, 2, rows, columns) of one task a bone, on all cores where it is worth it."""
-    pairs = sum(len(poses) for _, poses, _ in tasks)
-    count = cores() if pairs > _FEW else 1
-    shown = in_order(_films_of, tasks, count, lambda n: progress("Taking X-rays", n, len(tasks)))
-    return np.stack(shown)
-
-
-def _films_of(
-    bone: SampleBone, poses: Sequence[PairPose], frame: StandardFrame
-) -> NDArray[np.uint8]:
-    """(films, 2, rows, columns) plain pictures of a bone."""
-    return np.asarray(render_set([bone], [poses], frame)[0])
-
-
-def _as_asked(films: _Films, case: Case) -> _Films:
+def _as_asked(films: AblationFilms, case: Case) -> AblationFilms:
     """Fewer bones, or one view."""
     known, unseen = films.known, films.unseen
     known = known[: max(2, round(case.bones * len(known)))]
@@ -315,7 +268,7 @@ def _as_asked(films: _Films, case: Case) -> _Films:
         known, unseen = known.copy(), unseen.copy()
         known[:, :, 1] = 0
         unseen[:, :, 1] = 0
-    return _Films(known, unseen)
+    return AblationFilms(known, unseen)
 
 
 def _line(
@@ -327,7 +280,7 @@ def _line(
     scale: Scale,
     accelerator: Literal["auto", "cpu", "cuda"],
 ) -> Line:
-    films = _as_asked(_Films.of(files), case)
+    films = _as_asked(AblationFilms.of(files), case)
     base = scale.settings
     settings = replace(
         base, network=replace(base.network, **case.network), seed=seed, accelerator=accelerator,
@@ -360,7 +313,7 @@ def _judged(
     model: Model, pictures: NDArray[np.uint8], settings: TrainingSettings
 ) -> tuple[float, float]:
     """Triplet accuracy, and the share of pairs told right."""
-    shown = pictures[:, :_JUDGED]
+    shown = pictures[:, :JUDGED]
     vectors = model.embed_bytes(shown.reshape(-1, *shown.shape[2:]))
     whose = np.repeat(np.arange(len(shown)), shown.shape[1])
     accuracy = triplet_accuracy(torch.from_numpy(vectors), torch.from_numpy(whose), settings.margin)

@@ -66,11 +66,13 @@ def write_ablation(
 def table(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """One row a case: means over its seeds, in percent, and what they differ from the base by."""
     rows: list[dict[str, Any]] = []
-    base: float | None = None
+    base: dict[int, float] = {}
     for name in dict.fromkeys(line.case.name for line in lines):
         own = [line for line in lines if line.case.name == name]
         validation = 100.0 * float(np.mean([line.validation for line in own]))
-        base = validation if name == BASE.name else base
+        if name == BASE.name:
+            base = {line.seed: line.validation for line in own}
+        beside = [line.validation - base[line.seed] for line in own if line.seed in base]
         spread = 100.0 * float(np.ptp([line.validation for line in own]))
         rows.append(
             {"case": name, "note": own[0].case.note, "paper": own[0].case.paper,
@@ -78,7 +80,7 @@ def table(lines: Sequence[Line]) -> list[dict[str, Any]]:
              "unseen": _percent([line.unseen for line in own]),
              "pairs": _percent([line.pairs for line in own]),
              "seeds": len(own), "spread": spread,
-             "change": None if base is None else validation - base}
+             "change": _percent(beside)}
         )  # fmt: skip
     return rows
 
