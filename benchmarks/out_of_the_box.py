@@ -29,6 +29,7 @@ from identification_scene import (
     clinic_pictures,
     embedded,
     enrolled_pictures,
+    flat,
     row,
 )
 from osteoprint.bank.store import Bank
@@ -37,6 +38,7 @@ from osteoprint.fingerprint.gallery import gallery_pictures
 from osteoprint.fingerprint.model import SHIPPED, Model, load_model
 from osteoprint.fingerprint.samples import GALLERY_TURNS_DEG, random_pose, to_bytes
 from osteoprint.study.experiment import load_bone
+from osteoprint.study.pairwise import Told
 from osteoprint.study.phantom_network import ROOM
 from osteoprint.xray.standard import StandardFrame
 from record import RESULTS, commit, real_bones, write_result
@@ -107,10 +109,32 @@ def leg_rows(unit: Model, _: Scene) -> Iterator[Row]:
         enrolled = embedded(
             model, np.stack([gallery_pictures(bone.sample, frame) for bone in bones])
         )
+        shown_kind = kinds[_nearest(prints, enrolled)]
+        right, count = _pairs_by_kind(prints, shown_kind)
+        yield row(f"pairs, {name}, all angles, by kind as verify does", right, "share", n=count,
+                  note="kind by the nearest enrolled bone; each kind at its best threshold of "
+                  "these very pairs")  # fmt: skip
         for views, chosen in (("seven plain views", PLAIN), ("as by enrol", EVERY)):
             nearest = _nearest(prints, enrolled[:, chosen])
             yield row(f"rank 1, {name}, enrolled by their scans, {views}",
                       (nearest == index[:, None]).mean(), "share", n=nearest.size)  # fmt: skip
+
+
+def _pairs_by_kind(prints: np.ndarray, shown: np.ndarray) -> tuple[float, int]:
+    """(share of all pairs of film pairs told right, how many) of (bones, pairs, d) fingerprints.
+
+    Two that seem to be of two kinds of bone, (bones, pairs) in `shown`, are told to be two bones;
+    others are judged by the best threshold of their kind.
+    """
+    vectors, whose = flat(prints)
+    one, other = np.triu_indices(len(vectors), 1)
+    apart, same = ((vectors[one] - vectors[other]) ** 2).sum(axis=1), whose[one] == whose[other]
+    kind, alike = shown.ravel()[one], shown.ravel()[one] == shown.ravel()[other]
+    right = (~same & ~alike).sum()
+    for name in np.unique(kind[alike]):
+        among = alike & (kind == name)
+        right += round(Told.of(apart[among & same], apart[among & ~same]).right.max() * among.sum())
+    return float(right / len(same)), len(same)
 
 
 def _nearest(asked: np.ndarray, enrolled: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import pytest
 import trimesh
 from bank_samples import new_bone, some_vectors, weights
 
+from osteoprint.bank.calibrations import Calibrations
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.maintenance import backup, check, export, restore
 from osteoprint.bank.store import Bank
@@ -34,7 +35,7 @@ def path(tmp_path) -> Path:
         model, _ = bank.add_model(weights(tmp_path / "m.safetensors"), {"name": "test"})
         for seed, bone in enumerate(bank.bones()[:2]):
             bank.enrol(model, bone, ["a", "b", "c"], some_vectors(seed, 3))
-        bank.set_calibration(model, Calibration.fit([0.1], [1.0]))
+        bank.set_calibrations(model, Calibrations(Calibration.fit([0.1], [1.0])))
     return path
 
 
@@ -103,6 +104,7 @@ def flip(path: Path) -> None:
         (lambda p: change(p, "UPDATE bones SET bone_to_world = '[1]'"), "row of bone .* damaged"),
         (lambda p: change(p, "UPDATE bones SET warnings = 'hm'"), "row of bone .* damaged"),
         (lambda p: change(p, "UPDATE models SET calibration = '{}'"), "calibration is damaged"),
+        (lambda p: change(p, "UPDATE models SET calibration = '[]'"), "calibration is damaged"),
     ],
 )
 def test_damage_is_named(path, tmp_path, damage, says):

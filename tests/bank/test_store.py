@@ -19,6 +19,7 @@ import trimesh
 from bank_samples import new_bone, some_vectors, weights
 
 from osteoprint.bank import maintenance, records
+from osteoprint.bank.calibrations import Calibrations
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, ModelError
@@ -229,12 +230,18 @@ class TestModels:
         assert bank.calibration() is None
         for other in (1.0, 2.0):
             calibration = Calibration.fit([0.1, 0.2], [other, other + 0.1])
-            bank.set_calibration(None, calibration)
+            bank.set_calibrations(None, Calibrations(calibration))
             assert bank.calibration() == calibration
             assert bank.pair_calibration() is None
         pairs = Calibration.fit([0.2, 0.3], [1.0, 1.5])
-        bank.set_calibration(None, calibration, pairs)
+        known = Calibrations(calibration, pairs, {"femur": Calibrations(pairs, calibration)})
+        bank.set_calibrations(None, known)
         assert (bank.calibration(), bank.pair_calibration()) == (calibration, pairs)
+        assert bank.calibrations() == known
+        assert bank.calibration(kind="femur") == bank.pair_calibration() == pairs
+        assert bank.pair_calibration(kind="femur") == calibration
+        # A kind that has none of its own.
+        assert bank.calibration(kind="tibia") == calibration
 
 
 class TestFingerprints:

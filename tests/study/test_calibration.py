@@ -18,6 +18,7 @@ from osteoprint.study.calibration import (
     ask,
     ask_changed,
     between_pairs,
+    calibrations,
     pairs_of_each,
     to_the_bank,
 )
@@ -25,9 +26,9 @@ from osteoprint.study.experiment import StudyBone, study_bone
 from osteoprint.xray.standard import StandardFrame
 
 
-def record(name: str, person: str, side: Side = Side.RIGHT) -> BoneRecord:
+def record(name: str, person: str, side: Side = Side.RIGHT, kind: str = "femur") -> BoneRecord:
     return BoneRecord(
-        id=name, name=name, bone="femur", side=side, individual=person, length_mm=450.0,
+        id=name, name=name, bone=kind, side=side, individual=person, length_mm=450.0,
         watertight=True, warnings=(), source="", created="", surface_sha256="",
         volume_sha256=None, bone_to_world=np.eye(4),
     )  # fmt: skip
@@ -72,6 +73,43 @@ def test_one_individual_alone_proves_nothing():
     bank = Fingerprints.from_rows(["a", "b"], ["z"] * 2, at(0, 5))
     asked = [Asked(b, at(0), at(1, 2), changed=False) for b in bones]
     assert to_the_bank(asked, bank) is None
+
+
+def test_each_kind_of_bone_has_thresholds_of_its_own():
+    """Films of one tibia lie farther apart than those of two fibulae."""
+    at_degrees = {
+        "t1": ("tibia", "one", 0, (8, -8)), "t2": ("tibia", "two", 40, (32, 48)),
+        "f1": ("fibula", "one", 180, (181, 179)), "f2": ("fibula", "two", 186, (185, 187)),
+        "m1": ("humerus", "one", 270, (271, 269)),
+    }  # fmt: skip
+    bank = Fingerprints.from_rows(
+        list(at_degrees), ["z"] * 5, at(*(place for _, _, place, _ in at_degrees.values()))
+    )
+    asked = [
+        Asked(record(name, person, kind=kind), at(place), at(*films), changed=False)
+        for name, (kind, person, place, films) in at_degrees.items()
+    ]
+    found = calibrations(asked, bank)
+    assert found is not None
+    # One humerus alone tells nothing of humeri: for it stands what holds of all.
+    assert set(found.kinds) == {"tibia", "fibula"}
+    assert found.of("humerus") is found
+    assert far(8) < found.of("tibia").nearest.threshold < far(32)
+    assert far(1) < found.of("fibula").nearest.threshold < far(5)
+    assert found.of("tibia").nearest.eer == found.of("fibula").nearest.eer == 0.0
+    # Without kinds no threshold is right for both.
+    assert found.nearest.eer > 0.0
+    assert found.pairs is not None
+    assert found.pairs.eer > 0.0
+    for kind in found.kinds:
+        pairs = found.of(kind).pairs
+        assert pairs is not None
+        assert pairs.eer == 0.0
+    alike = [a for a in asked if a.record.bone == "tibia"]
+    alone = calibrations(alike, bank.only(["t1", "t2"]))
+    assert alone is not None
+    assert not alone.kinds
+    assert alone.nearest == found.of("tibia").nearest
 
 
 @pytest.fixture(scope="module")

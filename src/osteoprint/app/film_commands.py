@@ -48,7 +48,7 @@ def identify(
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
         query = lookup.look(ap, ml, marker_mm=marker_mm)
-        evidence = lookup.calibration()
+        evidence = lookup.calibration(lookup.kind(query))
         matches: list[dict[str, Any]] = []
         for match in lookup.matches(query, top):
             record = opened.bone(match.bone_id)
@@ -58,7 +58,9 @@ def identify(
                     "name": record.name,
                     "individual": record.individual,
                     "distance": match.distance,
-                    "likelihood_ratio": evidence.likelihood_ratio(match.distance),
+                    "likelihood_ratio": lookup.calibration(record.bone).likelihood_ratio(
+                        match.distance
+                    ),
                 }
             )
     in_bank = bool(matches[0]["distance"] <= evidence.threshold)
@@ -102,7 +104,8 @@ def verify(
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
         one, other = (lookup.look(a, m, marker_mm=marker_mm) for a, m in ((ap, ml), (ap2, ml2)))
-        evidence = lookup.pair_calibration()
+        kinds = sorted({lookup.kind(query) for query in (one, other)})
+        evidence = lookup.pair_calibration(kinds[0] if len(kinds) == 1 else None)
     distance = float(squared_distance(one.fingerprint, other.fingerprint))
     warnings = list(dict.fromkeys([*one.warnings, *other.warnings]))
     same, ratio = distance <= evidence.threshold, evidence.likelihood_ratio(distance)
@@ -110,6 +113,9 @@ def verify(
     if len(sides) > 1:
         same, ratio = False, evidence.lowest_lr
         warnings.append("the films say that one bone is a left one, the other a right one")
+    elif len(kinds) > 1:
+        same, ratio = False, evidence.lowest_lr
+        warnings.append(f"the films say that one bone is a {kinds[0]}, the other a {kinds[1]}")
     elif 1 / _WEAK < ratio < _WEAK:
         warnings.append("weak evidence: films of one bone and of two lie so far apart in this bank")
     values = {

@@ -104,7 +104,8 @@ def _by_fingerprint(
         lookup = Lookup.open(opened)
         query = lookup.look(ap, ml, marker_mm=marker_mm)
         matches = lookup.matches(query, len(opened.bones()))
-        match, absent = matches[0], not lookup.calibration().in_bank(matches[0].distance)
+        match = matches[0]
+        absent = not lookup.calibration(lookup.kind(query)).in_bank(match.distance)
         if absent:
             similar = lookup.nearest_shapes(query, 1)[0].bone_id
             match = next(m for m in matches if m.bone_id == similar)

@@ -74,6 +74,12 @@ class Fingerprints:
         at = self.bones.index(bone)
         return self.vectors[self.starts[at] : self.starts[at + 1]]
 
+    def only(self, bones: Collection[str]) -> Fingerprints:
+        """Those of some bones; of those among them that are here."""
+        rows = np.flatnonzero(np.isin(self.bone_ids, list(bones)))
+        keys = [self.view_keys[row] for row in rows]
+        return Fingerprints.from_rows(self.bone_ids[rows].tolist(), keys, self.vectors[rows])
+
     def __len__(self) -> int:
         """Number of fingerprints."""
         return len(self.view_keys)

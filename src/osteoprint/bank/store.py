@@ -11,7 +11,6 @@ neither the lock nor the write-ahead log can be trusted on a network share.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from sqlalchemy import RowMapping, delete, insert, or_, select, update
 
 from osteoprint.bank import schema
 from osteoprint.bank.blobs import MEND
+from osteoprint.bank.calibrations import Calibrations
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.folder import BankFolder, set_meta
 from osteoprint.bank.records import (
@@ -244,48 +244,39 @@ class Bank:
                     set_meta(connection, _DEFAULT_MODEL, sha256[:12])
         return self.model(sha256[:12]), known is None
 
-    def calibration(self, model: ModelRecord | str | None = None) -> Calibration | None:
-        """What distances to a bone's nearest enrolled view mean; None until it was set."""
-        return self._calibrations(model)[0]
+    def calibration(
+        self, model: ModelRecord | str | None = None, kind: str | None = None
+    ) -> Calibration | None:
+        """What distances to a bone's nearest enrolled view mean; None until it was set.
 
-    def pair_calibration(self, model: ModelRecord | str | None = None) -> Calibration | None:
-        """What distances between two single pairs of films mean; None until it was set."""
-        return self._calibrations(model)[1]
+        Of this kind of bone, where it has been learnt of that alone.
+        """
+        known = self.calibrations(model)
+        return None if known is None else known.of(kind).nearest
 
-    def _calibrations(
-        self, model: ModelRecord | str | None
-    ) -> tuple[Calibration | None, Calibration | None]:
+    def pair_calibration(
+        self, model: ModelRecord | str | None = None, kind: str | None = None
+    ) -> Calibration | None:
+        """What distances between two single pairs of films mean, see :meth:`calibration`."""
+        known = self.calibrations(model)
+        return None if known is None else known.of(kind).pairs
+
+    def calibrations(self, model: ModelRecord | str | None = None) -> Calibrations | None:
+        """All that a model's distances mean; None until it was set."""
         column = schema.models.c.calibration
         query = select(column).where(schema.models.c.id == self.model(model).id)
         with self.disk.reading() as connection:
             text = connection.execute(query).scalar()
         try:
-            if text is None:
-                return None, None
-            values = json.loads(text)
-            pairs = values.pop("pairs", None) if isinstance(values, dict) else None
-            between = None if pairs is None else Calibration.from_dict(pairs)
-            return Calibration.from_dict(values), between
+            return None if text is None else Calibrations.from_text(text)
         except ValueError as error:
             problem = f"its calibration is damaged ({error})"
             raise BankError(self.folder, problem, "run 'osteoprint enrol' again") from error
 
-    def set_calibration(
-        self,
-        model: ModelRecord | str | None,
-        calibration: Calibration,
-        pairs: Calibration | None = None,
-    ) -> None:
-        """Keep what a model's distances mean, in place of what was kept before.
-
-        ``calibration`` is of distances to a bone's nearest view, ``pairs`` of those between two
-        single pairs of films.
-        """
-        values = calibration.to_dict()
-        if pairs is not None:
-            values["pairs"] = pairs.to_dict()
-        text = json.dumps(values, allow_nan=False)
+    def set_calibrations(self, model: ModelRecord | str | None, known: Calibrations) -> None:
+        """Keep what a model's distances mean, in place of what was kept before."""
         change = update(schema.models).where(schema.models.c.id == self.model(model).id)
+        text = known.to_text()
         with self.disk.changing(), self.disk.transaction() as connection:
             connection.execute(change.values(calibration=text))
 

@@ -139,13 +139,23 @@ class Lookup:
         asked = self.model.of_shape(query.fingerprint)
         return list(nearest(asked, shapes, top=top, exclude=query.other_side))
 
-    def calibration(self) -> Calibration:
-        """What a distance to a bone proves. Raises BankError where it could not be learnt."""
-        return self._learnt(self.bank.calibration(self.record))
+    def kind(self, query: Query) -> str:
+        """What kind of bone the films show: that of the nearest of the bank."""
+        return self.bank.bone(self.matches(query, 1)[0].bone_id).bone
 
-    def pair_calibration(self) -> Calibration:
-        """What a distance between two film pairs proves. Raises as :meth:`calibration`."""
-        return self._learnt(self.bank.pair_calibration(self.record))
+    def calibration(self, kind: str) -> Calibration:
+        """What a distance to a bone of this kind proves.
+
+        Raises BankError where it could not be learnt.
+        """
+        return self._learnt(self.bank.calibration(self.record, kind))
+
+    def pair_calibration(self, kind: str | None) -> Calibration:
+        """What a distance between two film pairs of bones of this kind proves; None: of any.
+
+        Raises as :meth:`calibration`.
+        """
+        return self._learnt(self.bank.pair_calibration(self.record, kind))
 
     def _learnt(self, calibration: Calibration | None) -> Calibration:
         if calibration is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from osteoprint.bank.calibrations import Calibrations
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord
 from osteoprint.bank.search import Fingerprints, bone_distances, squared_distance
@@ -102,6 +103,26 @@ def ask_changed(
         except OsteoprintError:
             if attempt == _TRIES:
                 raise
+
+
+def calibrations(asked: Sequence[Asked], fingerprints: Fingerprints) -> Calibrations | None:
+    """What distances prove: in the whole bank and, of several kinds of bone, among each.
+
+    Parameters are those of :func:`to_the_bank`. A kind of which there is one individual has none
+    of its own. None where there is one individual alone.
+    """
+    nearest = to_the_bank(asked, fingerprints)
+    if nearest is None:
+        return None
+    kinds: dict[str, Calibrations] = {}
+    if len(names := sorted({each.record.bone for each in asked})) > 1:
+        for name in names:
+            alike = [each for each in asked if each.record.bone == name]
+            among = fingerprints.only([each.record.id for each in alike])
+            own = to_the_bank(alike, among)
+            if own is not None:
+                kinds[name] = Calibrations(own, between_pairs(alike))
+    return Calibrations(nearest, between_pairs(asked), kinds)
 
 
 def to_the_bank(asked: Sequence[Asked], fingerprints: Fingerprints) -> Calibration | None:

@@ -20,9 +20,8 @@ from osteoprint.study.calibration import (
     Asked,
     ask,
     ask_changed,
-    between_pairs,
+    calibrations,
     pairs_of_each,
-    to_the_bank,
 )
 from osteoprint.study.experiment import Progress, load_bone, quiet
 from osteoprint.study.training_films import lengths_allowed
@@ -165,9 +164,12 @@ def _calibrate(bank: Bank, made_by: ModelRecord, asked: list[Asked]) -> dict[str
     if len(fingerprints.bones) < 2:
         result["warnings"].append("one bone alone gives no threshold; enrol more")
         return result
-    calibration = to_the_bank(asked, fingerprints)
-    if calibration is None:
+    known = calibrations(asked, fingerprints)
+    if known is None:
         result["warnings"].append("one individual alone gives no threshold; enrol more")
         return result
-    bank.set_calibration(made_by, calibration, between_pairs(asked))
-    return result | {"threshold": calibration.threshold, "equal_error_rate": calibration.eer}
+    bank.set_calibrations(made_by, known)
+    if known.kinds:
+        each = {name: own.nearest.threshold for name, own in known.kinds.items()}
+        result["threshold_by_kind"] = each
+    return result | {"threshold": known.nearest.threshold, "equal_error_rate": known.nearest.eer}
