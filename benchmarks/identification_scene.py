@@ -22,9 +22,17 @@ from osteoprint.fingerprint.gallery import GALLERY_KEYS, gallery_pictures
 from osteoprint.fingerprint.model import Model, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, pair_pictures, to_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
-from osteoprint.study.calibration import ask_changed, between_pairs, pairs_of_each, to_the_bank
+from osteoprint.study.calibration import (
+    Shown,
+    ask,
+    between_pairs,
+    pairs_of_each,
+    show_changed,
+    to_the_bank,
+)
 from osteoprint.study.experiment import StudyBone, study_bone, train_on
 from osteoprint.study.training_films import frame_for, lengths_allowed
+from osteoprint.study.workers import in_order
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, Bone, films, real_femora, scan
 
@@ -98,8 +106,13 @@ class Scene:
         if self._calibrations is None:
             model, bones = self.model(), study_bones(self.known, 0, self.frame)
             lengths = lengths_allowed([b.record.length_mm for b in bones])
-            rng = np.random.default_rng([SEED, 3])
-            asked = [ask_changed(model, bone, lengths, pairs_of_each(KNOWN), rng) for bone in bones]
+            nothing = np.zeros((0, 0), np.float32)  # copies are enrolled with films of their own
+            asked = [
+                ask(model, bone.record, nothing, shown)
+                for bone, shown in zip(
+                    bones, changed_films(bones, self.frame, lengths), strict=True
+                )
+            ]
             prints = embedded(model, enrolled_pictures(self)[:KNOWN])
             vectors, whose = flat(prints)
             bank = Fingerprints.from_rows(
@@ -109,6 +122,14 @@ class Scene:
             assert found is not None  # there are 24 people
             self._calibrations = found, between_pairs(asked)
         return self._calibrations
+
+
+def changed_films(
+    bones: Sequence[StudyBone], frame: StandardFrame, lengths: tuple[float, float]
+) -> list[Shown]:
+    """Films of changed copies of the bones, as ``enrol`` takes them."""
+    tasks = [(bone.sample, frame, pairs_of_each(len(bones)), lengths, SEED) for bone in bones]
+    return in_order(show_changed, tasks, 2, lambda n: print(f"changed copy {n}", flush=True))
 
 
 class _Watch:

@@ -16,10 +16,11 @@ from osteoprint.frames import Side, anatomical_frame, apply
 from osteoprint.study.calibration import (
     Asked,
     ask,
-    ask_changed,
     between_pairs,
     calibrations,
     pairs_of_each,
+    show,
+    show_changed,
     to_the_bank,
 )
 from osteoprint.study.experiment import StudyBone, study_bone
@@ -127,15 +128,25 @@ def test_a_changed_copy_is_enrolled_with_its_own_films_and_made_alike_again(bone
     network = Network(contrast=True, reductions=())
     card = ModelCard(network, StandardFrame.for_length(500.0), "triplet", {"bones": []}, {})
     model = Model(Encoder(network), card)
-    itself = ask(model, bone, at(0), 3, np.random.default_rng(2))
-    copy, again = (
-        ask_changed(model, bone, (420.0, 480.0), 3, np.random.default_rng(2)) for _ in range(2)
-    )
-    assert copy.own.shape == (len(GALLERY_KEYS), 128)
-    assert copy.changed
-    assert not itself.changed
+    picture, lengths = card.frame, (420.0, 480.0)
+    copy, again = (show_changed(bone.sample, picture, 3, lengths) for _ in range(2))
+    itself = show(bone.sample, picture, 3)
+    assert copy.own is not None
+    assert again.own is not None
+    assert itself.own is None
+    assert copy.own.shape == (len(GALLERY_KEYS), 2, picture.rows, picture.columns)
     np.testing.assert_array_equal(copy.own, again.own)
     np.testing.assert_array_equal(copy.probes, again.probes)
-    # Same poses, another bone.
-    assert itself.probes.shape == copy.probes.shape == (3, 128)
-    assert np.abs(itself.probes - copy.probes).max() > 1e-3
+    # Same poses, another bone; and other poses with another seed.
+    assert itself.probes.shape == copy.probes.shape == (3, 2, picture.rows, picture.columns)
+    assert np.abs(itself.probes - copy.probes).max() > 0.05
+    other = show(bone.sample, picture, 3, seed=1)
+    assert np.abs(itself.probes - other.probes).max() > 0.05
+    as_enrolled = at(0)
+    found = ask(model, bone.record, as_enrolled, itself)
+    assert not found.changed
+    assert found.own is as_enrolled
+    assert found.probes.shape == (3, 128)
+    changed = ask(model, bone.record, as_enrolled, copy)
+    assert changed.changed
+    assert changed.own.shape == (len(GALLERY_KEYS), 128)

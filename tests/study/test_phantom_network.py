@@ -12,7 +12,7 @@ import torch
 from osteoprint.bank.records import NewBone
 from osteoprint.bank.store import Bank
 from osteoprint.fingerprint.model import Model, load_model, save_model
-from osteoprint.study import phantom_network
+from osteoprint.study import enrolment, phantom_network
 from osteoprint.study.demo import make_phantoms
 from osteoprint.study.enrolment import enrol_bank
 from osteoprint.study.phantom_network import KINDS, PHANTOM_TRAINING, ROOM, train_on_phantoms
@@ -68,6 +68,27 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
         changed = enrol_bank(bank, path, other)
         assert changed["model"] != first["model"]
         assert (changed["enrolled"], len(bank.models())) == (3, 2)
+
+
+def test_processes_enrol_as_one_does(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, half=True)
+    found = []
+    for name, alone in (("one", 99), ("several", 1)):
+        monkeypatch.setattr(enrolment, "_MANY", alone)
+        monkeypatch.setattr(enrolment, "cores", lambda: 2)
+        with Bank.open(tmp_path / name, write=True, create=True) as bank:
+            make_phantoms(bank, ["a", "b", "c"], 3, size="cat")
+            enrol_bank(bank, path, load_model(path))
+            found.append((bank.fingerprints(), bank.calibrations()))
+    (one, known), (several, same) = found
+    assert one.bones == several.bones
+    np.testing.assert_allclose(one.vectors, several.vectors, atol=1e-6)
+    assert known is not None
+    assert same is not None
+    assert same.nearest.threshold == pytest.approx(known.nearest.threshold, rel=1e-4)
 
 
 def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(

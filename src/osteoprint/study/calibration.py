@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from osteoprint.fingerprint.clinic_films import read_pair
 from osteoprint.fingerprint.gallery import gallery_pictures
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import SampleBone, from_bytes, probe_poses, varied_bone
-from osteoprint.study.experiment import StudyBone
+from osteoprint.xray.standard import StandardFrame
 
 # Pairs of films, at turns between the enrolled ones, from which the thresholds are learnt: so many
 # altogether that one that was badly read does not decide, and of each bone within these limits.
@@ -35,6 +35,20 @@ _STRANGERS = 50
 _PRESETS = ("ideal", "clinic")
 # A change may be so odd that a bone cannot be seen on its own films: another is drawn.
 _TRIES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Films from which thresholds are learnt, of one bone or of a changed copy of it.
+
+    Attributes
+    ----------
+    probes : (pairs, 2, rows, columns) float32, as they may come: plain ones, and a clinic's.
+    own : (views, 2, rows, columns) uint8 that the copy is enrolled with; None of the bone itself.
+    """
+
+    probes: NDArray[np.float32]
+    own: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,49 +74,50 @@ def pairs_of_each(bones: int) -> int:
     return min(max(-(-_ALTOGETHER // bones), _LEAST), _MOST)
 
 
-def ask(
-    model: Model, bone: StudyBone, own: NDArray[np.float32], pairs: int, rng: np.random.Generator
-) -> Asked:
-    """Films of a bone as they may come: plain ones, and a clinic's.
+def show(bone: SampleBone, picture: StandardFrame, pairs: int, seed: int = 0) -> Shown:
+    """Films of a bone; the same for the same bone and ``seed``, whatever else is enrolled.
 
     Parameters
     ----------
-    model : makes the fingerprints.
-    bone : of the bank, with its scan.
-    own : (views, d) fingerprints that it is enrolled with.
+    bone : of the bank.
+    picture : the network's.
     pairs : how many, see :func:`pairs_of_each`.
-    rng : for the poses, and what else befalls a film.
+
+    Raises what films raise where the bone cannot be seen on its own plain films.
     """
-    return Asked(bone.record, own, _probes(model, bone.sample, pairs, rng), changed=False)
+    return Shown(_probes(bone, picture, pairs, np.random.default_rng([seed, 3, _digest(bone)])))
 
 
-def ask_changed(
-    model: Model,
-    bone: StudyBone,
-    lengths_mm: tuple[float, float],
+def show_changed(
+    bone: SampleBone,
+    picture: StandardFrame,
     pairs: int,
-    rng: np.random.Generator,
+    lengths_mm: tuple[float, float],
     seed: int = 0,
-) -> Asked:
-    """The same with a changed copy of the bone, enrolled for the occasion.
+) -> Shown:
+    """The same of a changed copy of the bone, which is enrolled for the occasion.
 
-    ``lengths_mm`` are the least and the greatest that the copy may have; the copy is the same for
-    the same bone and ``seed``. Raises what films raise, where none of several copies can be seen
-    on its own plain films.
+    ``lengths_mm`` are the least and the greatest that the copy may have. Raises what films raise,
+    where none of several copies can be seen on its own plain films.
     """
-    digest = int.from_bytes(hashlib.sha256(bone.record.id.encode()).digest()[:8], "big")
     attempt = 0
     while True:
         attempt += 1
-        drawn = np.random.default_rng([seed, 9, digest, attempt])
-        change = Variation.draw(bone.sample.frame.length_mm, drawn, lengths_mm)
-        copy = varied_bone(bone.sample, change)
+        drawn = np.random.default_rng([seed, 9, _digest(bone), attempt])
+        copy = varied_bone(bone, Variation.draw(bone.frame.length_mm, drawn, lengths_mm))
         try:
-            own = model.embed(from_bytes(gallery_pictures(copy, model.card.frame, seed)))
-            return Asked(bone.record, own, _probes(model, copy, pairs, rng), changed=True)
+            own = gallery_pictures(copy, picture, seed)
+            return replace(show(copy, picture, pairs, seed), own=own)
         except OsteoprintError:
             if attempt == _TRIES:
                 raise
+
+
+def ask(model: Model, record: BoneRecord, own: NDArray[np.float32], shown: Shown) -> Asked:
+    """The fingerprints of films; ``own`` are those, (views, d), that the bone is enrolled with."""
+    changed = shown.own is not None
+    enrolled = model.embed(from_bytes(shown.own)) if shown.own is not None else own
+    return Asked(record, enrolled, model.embed(shown.probes), changed)
 
 
 def calibrations(asked: Sequence[Asked], fingerprints: Fingerprints) -> Calibrations | None:
@@ -186,11 +201,15 @@ def between_pairs(asked: Sequence[Asked]) -> Calibration:
 
 
 def _probes(
-    model: Model, bone: SampleBone, pairs: int, rng: np.random.Generator
+    bone: SampleBone, picture: StandardFrame, pairs: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    kinds = itertools.cycle(_PRESETS)
-    shown = [
-        read_pair(bone, pose, model.card.frame, kind, rng, or_plain=True)
-        for pose, kind in zip(probe_poses(pairs, rng), kinds, strict=False)
-    ]
-    return model.embed(np.stack(shown))
+    presets = itertools.cycle(_PRESETS)
+    return np.stack([
+        read_pair(bone, pose, picture, preset, rng, or_plain=True)
+        for pose, preset in zip(probe_poses(pairs, rng), presets, strict=False)
+    ])  # fmt: skip
+
+
+def _digest(bone: SampleBone) -> int:
+    """A number of this bone alone; a changed copy has its bone's."""
+    return int.from_bytes(hashlib.sha256(bone.identifier.encode()).digest()[:8], "big")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from osteoprint.bank.records import BoneRecord, ModelRecord
 from osteoprint.bank.store import Bank
@@ -18,14 +19,20 @@ from osteoprint.fingerprint.model import Model, ModelCard, save_model
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.study.calibration import (
     Asked,
+    Shown,
     ask,
-    ask_changed,
     calibrations,
     pairs_of_each,
+    show,
+    show_changed,
 )
 from osteoprint.study.experiment import Progress, load_bone, quiet
 from osteoprint.study.training_films import lengths_allowed
-from osteoprint.xray.standard import FRAME_ROOM
+from osteoprint.study.workers import cores, open_workers
+from osteoprint.xray.standard import FRAME_ROOM, StandardFrame
+
+# Fewer bones than this are done before other processes have started.
+_MANY = 4
 
 
 def enrol_bank(
@@ -55,22 +62,48 @@ def enrol_bank(
     learnt = _seen_by(made_by.card["trained_on"])
     lengths = _lengths(records, learnt)
     done, enrolled = bank.enrolled(made_by), bank.fingerprints(made_by)
-    rng, pairs = np.random.default_rng([seed, 3]), pairs_of_each(len(records))
-    asked = []
-    for index, record in enumerate(sorted(records, key=lambda r: r.id)):
-        bone = load_bone(bank, record, model.card.frame)
-        if record.id in done:
+    pairs = pairs_of_each(len(records))
+    asked: dict[str, Asked] = {}
+    tasks = [
+        (bank.folder, record, model.card.frame, pairs, seed, record.id in done,
+         lengths[record.bone] if record.id in learnt else None)
+        for record in records
+    ]  # fmt: skip
+
+    def one_done(index: int, films: tuple[NDArray[np.uint8] | None, Shown]) -> None:
+        record, (gallery, shown) = records[index], films
+        if gallery is None:
             own = enrolled.of(record.id)
         else:
-            shown = gallery_pictures(bone.sample, model.card.frame, seed)
-            own = model.embed(from_bytes(shown))
+            own = model.embed(from_bytes(gallery))
             bank.enrol(made_by, record, GALLERY_KEYS, own)
-        if record.id in learnt:
-            asked.append(ask_changed(model, bone, lengths[record.bone], pairs, rng, seed))
-        else:
-            asked.append(ask(model, bone, own, pairs, rng))
-        progress("Enrolling", index + 1, len(records))
-    return _calibrate(bank, made_by, asked)
+        asked[record.id] = ask(model, record, own, shown)
+        progress("Enrolling", len(asked), len(records))
+
+    with open_workers(cores() if len(records) >= _MANY else 1) as workers:
+        workers.run(_films_of, tasks, one_done)
+    return _calibrate(bank, made_by, [asked[name] for name in sorted(asked)])
+
+
+def _films_of(
+    folder: Path,
+    record: BoneRecord,
+    picture: StandardFrame,
+    pairs: int,
+    seed: int,
+    done: bool,
+    lengths_mm: tuple[float, float] | None,
+) -> tuple[NDArray[np.uint8] | None, Shown]:
+    """(what the bone is enrolled with, unless that is done; films that thresholds come from).
+
+    These are of a changed copy of the bone where it may have `lengths_mm`.
+    """
+    with Bank.open(folder) as bank:
+        bone = load_bone(bank, record, picture).sample
+    gallery = None if done else gallery_pictures(bone, picture, seed)
+    if lengths_mm is None:
+        return gallery, show(bone, picture, pairs, seed)
+    return gallery, show_changed(bone, picture, pairs, lengths_mm, seed)
 
 
 def _seen_by(trained_on: dict[str, Any]) -> set[str]:
