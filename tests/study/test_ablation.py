@@ -65,7 +65,9 @@ def test_the_page_and_the_json_say_the_same(lines: list, tmp_path: Path) -> None
     assert "tiny" in page
     for row in values["table"]:
         assert row["case"] in page
-        assert f"{row['validation']:.1f}" in page
+        assert f"{row['validation']:.2f}" in page
+    assert "−0.00" not in page
+    assert "+0.00" not in page
     changes = {row["case"]: row["change"] for row in table(lines)}
     assert changes[BASE.name] == 0.0
 

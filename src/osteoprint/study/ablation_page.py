@@ -96,18 +96,26 @@ def said(percent: float | None, digits: int) -> str:
     return "–" if percent is None else f"{percent:.{digits}f}"
 
 
+def _points(change: float, digits: int) -> str:
+    """A difference as it is shown: with its sign, unless it is none."""
+    text = f"{abs(change):.{digits}f}"
+    if not float(text):
+        return text
+    return ("+" if change > 0 else "−") + text
+
+
 def ablation_table(lines: Sequence[dict[str, Any]]) -> str:
     """The table, as HTML, of what :func:`table` gives."""
     rows = []
     for row in lines:
         note = f"<small>{escape(row['note'])}</small>" if row["note"] else ""
-        paper = "–" if row["paper"] is None else f"{row['paper']:+.1f}"
+        paper = "–" if row["paper"] is None else _points(row["paper"], 1)
         is_base = row["case"] == BASE.name
-        change = "" if is_base or row["change"] is None else f"{row['change']:+.1f}"
+        change = "" if is_base or row["change"] is None else _points(row["change"], 2)
         bar = "" if is_base or row["change"] is None else _bar(row["change"])
         rows.append(
             f"<tr{' class=base' if is_base else ''}><th scope=row>{escape(row['case'])}{note}</th>"
-            f"<td>{'99.9' if is_base else paper}</td><td>{row['validation']:.1f}</td>"
+            f"<td>{'99.9' if is_base else paper}</td><td>{row['validation']:.2f}</td>"
             f"<td>{change}</td><td>{bar}</td><td>{said(row['unseen'], 1)}</td>"
             f"<td>{said(row['pairs'], 2)}</td></tr>"
         )
