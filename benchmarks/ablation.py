@@ -68,7 +68,7 @@ def rows_of(lines: list[Line]) -> list[Row]:
         more = {"n": line["seeds"], "spread": round(line["spread"], 3)}
         if line["paper"] is not None:
             more["paper change"] = line["paper"]
-        if line["case"] != BASE.name:
+        if line["case"] != BASE.name and line["change"] is not None:
             more["change"] = round(line["change"], 3)
         name = line["case"]
         rows += [

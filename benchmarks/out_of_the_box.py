@@ -123,18 +123,20 @@ def leg_rows(unit: Model, _: Scene) -> Iterator[Row]:
 def _pairs_by_kind(prints: np.ndarray, shown: np.ndarray) -> tuple[float, int]:
     """(share of all pairs of film pairs told right, how many) of (bones, pairs, d) fingerprints.
 
-    Two that seem to be of two kinds of bone, (bones, pairs) in `shown`, are told to be two bones;
-    others are judged by the best threshold of their kind.
+    Each kind of bone that is seen, (bones, pairs) in `shown`, has its best threshold; two that seem
+    to be of two kinds are judged by the lower one.
     """
     vectors, whose = flat(prints)
     one, other = np.triu_indices(len(vectors), 1)
     apart, same = ((vectors[one] - vectors[other]) ** 2).sum(axis=1), whose[one] == whose[other]
-    kind, alike = shown.ravel()[one], shown.ravel()[one] == shown.ravel()[other]
-    right = (~same & ~alike).sum()
-    for name in np.unique(kind[alike]):
-        among = alike & (kind == name)
-        right += round(Told.of(apart[among & same], apart[among & ~same]).right.max() * among.sum())
-    return float(right / len(same)), len(same)
+    kind, beside = shown.ravel()[one], shown.ravel()[other]
+    limit = np.full(len(same), np.inf, np.float32)
+    for name in np.unique(shown):
+        among = (kind == name) & (beside == name)
+        told = Told.of(apart[among & same], apart[among & ~same])
+        level = told.levels[told.right.argmax()]
+        limit = np.where((kind == name) | (beside == name), np.minimum(limit, level), limit)
+    return float(((apart <= limit) == same).mean()), len(same)
 
 
 def _nearest(asked: np.ndarray, enrolled: np.ndarray) -> np.ndarray:

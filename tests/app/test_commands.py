@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ import trimesh
 from PIL import Image
 
 from osteoprint.app.cli import run
+from osteoprint.bank.calibrations import Calibrations
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.store import Bank
 from osteoprint.ct.parametric import sample_bone
 from osteoprint.ct.surface import read_surface
 from osteoprint.frames import Side
+from osteoprint.reconstruct.nearest import Lookup
 from osteoprint.reconstruct.output import write_surface
 from osteoprint.study.demo import make_phantoms
 
@@ -72,6 +76,30 @@ def test_verify_says_where_evidence_is_weak(world, capsys, monkeypatch, ratio, w
     monkeypatch.setattr(Calibration, "likelihood_ratio", lambda *_: ratio)
     answer = ask(capsys, "verify", *films(world), *films(world), "--bank", world / "bank")
     assert any(w.startswith("weak evidence") for w in answer["warnings"]) == weak
+
+
+def test_films_of_several_kinds_of_bone_are_judged_by_their_own(
+    world, capsys, tmp_path, monkeypatch
+):
+    shutil.copytree(world / "bank", tmp_path / "bank")
+    with Bank.open(tmp_path / "bank", write=True) as bank:
+        known = bank.calibrations()
+        assert known is not None
+        strict = Calibration.fit([0.001, 0.002], [0.1, 0.2])
+        own = {"femur": Calibrations(strict, strict), "tibia": Calibrations(known.nearest, strict)}
+        bank.set_calibrations(None, dataclasses.replace(known, kinds=own))
+    argv = [*films(world), "--bank", tmp_path / "bank"]
+    assert ask(capsys, "identify", *argv)["threshold"] == strict.threshold
+    answer = ask(capsys, "verify", *films(world), *argv)
+    assert answer["threshold"] == strict.threshold
+    assert not any("two kinds" in warning for warning in answer["warnings"])
+    # Which kind they are is a guess: it is said, and does not decide.
+    seen = iter(["tibia", "bone"])
+    monkeypatch.setattr(Lookup, "kind", lambda *_: next(seen))
+    answer = ask(capsys, "verify", *films(world), *argv)
+    assert answer["same_bone"] is True
+    assert answer["threshold"] == min(strict.threshold, known.pairs.threshold)
+    assert any("bone and tibia" in warning for warning in answer["warnings"])
 
 
 def test_verify_knows_that_left_is_not_right(world, capsys, tmp_path):

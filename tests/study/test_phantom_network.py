@@ -88,7 +88,11 @@ def test_processes_enrol_as_one_does(
     np.testing.assert_allclose(one.vectors, several.vectors, atol=1e-6)
     assert known is not None
     assert same is not None
-    assert same.nearest.threshold == pytest.approx(known.nearest.threshold, rel=1e-4)
+    for one_has, other_has in ((known.nearest, same.nearest), (known.pairs, same.pairs)):
+        assert one_has is not None
+        assert other_has is not None
+        assert other_has.threshold == pytest.approx(one_has.threshold, rel=1e-4)
+        assert other_has.n_genuine == one_has.n_genuine > 0
 
 
 def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(

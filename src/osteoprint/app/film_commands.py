@@ -48,10 +48,10 @@ def identify(
     with Bank.open(bank) as opened:
         lookup = Lookup.open(opened)
         query = lookup.look(ap, ml, marker_mm=marker_mm)
-        evidence = lookup.calibration(lookup.kind(query))
+        found = [(opened.bone(m.bone_id), m) for m in lookup.matches(query, top)]
+        evidence = lookup.calibration(found[0][0].bone)
         matches: list[dict[str, Any]] = []
-        for match in lookup.matches(query, top):
-            record = opened.bone(match.bone_id)
+        for record, match in found:
             matches.append(
                 {
                     "id": record.id,
@@ -105,17 +105,18 @@ def verify(
         lookup = Lookup.open(opened)
         one, other = (lookup.look(a, m, marker_mm=marker_mm) for a, m in ((ap, ml), (ap2, ml2)))
         kinds = sorted({lookup.kind(query) for query in (one, other)})
-        evidence = lookup.pair_calibration(kinds[0] if len(kinds) == 1 else None)
+        evidence = min(map(lookup.pair_calibration, kinds), key=lambda each: each.threshold)
     distance = float(squared_distance(one.fingerprint, other.fingerprint))
     warnings = list(dict.fromkeys([*one.warnings, *other.warnings]))
     same, ratio = distance <= evidence.threshold, evidence.likelihood_ratio(distance)
+    if len(kinds) > 1:
+        warnings.append("the two pairs are most like bones of two kinds: " + " and ".join(kinds))
     sides = {query.side for query in (one, other)} - {None}
     if len(sides) > 1:
         same, ratio = False, evidence.lowest_lr
         warnings.append("the films say that one bone is a left one, the other a right one")
-    elif len(kinds) > 1:
-        same, ratio = False, evidence.lowest_lr
-        warnings.append(f"the films say that one bone is a {kinds[0]}, the other a {kinds[1]}")
+    elif ratio == evidence.highest_lr < _WEAK:
+        warnings.append("weak evidence: too few bones are enrolled for films to prove more")
     elif 1 / _WEAK < ratio < _WEAK:
         warnings.append("weak evidence: films of one bone and of two lie so far apart in this bank")
     values = {

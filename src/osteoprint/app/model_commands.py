@@ -269,6 +269,8 @@ def enrol(
             f"threshold {result['threshold']:.4f}, equal error rate "
             f"{result['equal_error_rate']:.2%} on views between the enrolled ones"
         )
+    for kind, threshold in result.get("threshold_by_kind", {}).items():
+        lines.append(f"threshold {threshold:.4f} for {kind}")
     lines += [f"warning: {w}" for w in result["warnings"]]
     answer(json.loads(json.dumps(result)), lines, as_json=as_json)
 

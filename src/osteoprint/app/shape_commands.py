@@ -105,7 +105,8 @@ def _by_fingerprint(
         query = lookup.look(ap, ml, marker_mm=marker_mm)
         matches = lookup.matches(query, len(opened.bones()))
         match = matches[0]
-        absent = not lookup.calibration(lookup.kind(query)).in_bank(match.distance)
+        kind = opened.bone(match.bone_id).bone
+        absent = not lookup.calibration(kind).in_bank(match.distance)
         if absent:
             similar = lookup.nearest_shapes(query, 1)[0].bone_id
             match = next(m for m in matches if m.bone_id == similar)

@@ -150,8 +150,8 @@ class Lookup:
         """
         return self._learnt(self.bank.calibration(self.record, kind))
 
-    def pair_calibration(self, kind: str | None) -> Calibration:
-        """What a distance between two film pairs of bones of this kind proves; None: of any.
+    def pair_calibration(self, kind: str) -> Calibration:
+        """What a distance between two film pairs of bones of this kind proves.
 
         Raises as :meth:`calibration`.
         """

@@ -255,8 +255,12 @@ def run_ablation(
             n for n, (case, seed) in enumerate(asked)
             if at_once > 1 and seed == asked[0][1] and case.proportions == chosen[0].proportions
         ]  # fmt: skip
-        train_these(first)
-        train_these([n for n in range(len(asked)) if n not in first])
+        try:
+            train_these(first)
+            train_these([n for n in range(len(asked)) if n not in first])
+        except BaseException:
+            hand.shutdown(wait=False, cancel_futures=True)  # no films for what has failed
+            raise
     return [lines[index] for index in sorted(lines)]
 
 

@@ -123,7 +123,7 @@ def ablation_table(lines: Sequence[dict[str, Any]]) -> str:
     spread = max((row["spread"] for row in lines), default=0.0)
     several = (
         f"Each line is the mean of {seeds} trainings from different seeds, which differed by up to "
-        f"{spread:.1f} points: smaller changes mean nothing."
+        f"{spread:.2f} points: smaller changes mean nothing."
         if seeds > 1
         else "Each line is one training: changes of a point or two may be chance."
     )

@@ -75,7 +75,7 @@ def pairs_of_each(bones: int) -> int:
 
 
 def show(bone: SampleBone, picture: StandardFrame, pairs: int, seed: int = 0) -> Shown:
-    """Films of a bone; the same for the same bone and ``seed``, whatever else is enrolled.
+    """Films of a bone; the same for the same bone, `picture`, `pairs` and ``seed``.
 
     Parameters
     ----------

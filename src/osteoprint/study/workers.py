@@ -106,9 +106,9 @@ class _Processes(Workers):
         try:
             futures = {pool.submit(function, *task): index for index, task in left.items()}
             for future in as_completed(futures):
-                index = futures[future]
+                index = futures.pop(future)
                 done(index, future.result())
-                del left[index]
+                del left[index], future  # and with it what it gave
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
