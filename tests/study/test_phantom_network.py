@@ -12,7 +12,7 @@ import torch
 from osteoprint.bank.records import NewBone
 from osteoprint.bank.store import Bank
 from osteoprint.fingerprint.model import Model, load_model, save_model
-from osteoprint.study import enrolment, phantom_network
+from osteoprint.study import calibration, enrolment, phantom_network
 from osteoprint.study.demo import make_phantoms
 from osteoprint.study.enrolment import enrol_bank
 from osteoprint.study.phantom_network import KINDS, PHANTOM_TRAINING, ROOM, train_on_phantoms
@@ -22,6 +22,12 @@ TINY = dataclasses.replace(
     PHANTOM_TRAINING, variants_per_bone=1, poses_per_variant=2, steps=2, bones_per_batch=2,
     presets=("ideal",),
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds are not what these tests are about: fewer films teach them, in less time."""
+    monkeypatch.setattr(calibration, "_MOST", 4)
 
 
 @pytest.fixture(scope="module")
