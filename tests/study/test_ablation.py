@@ -102,7 +102,7 @@ def test_films_that_are_kept_are_not_taken_again(
         )  # fmt: skip
 
     first = again(at_once=1)
-    monkeypatch.setattr(ablation_films, "_films", lambda *_: pytest.fail("taken again"))
+    monkeypatch.setattr(ablation_films, "_taken", lambda *_: pytest.fail("taken again"))
     second = again(at_once=2)
     kept = [line for line in lines if line.seed == 0][:3]
     for found in (first, second):

@@ -68,18 +68,8 @@ def take_films(
         bone fills its picture.
     count : films of each known bone; of the others :data:`JUDGED` are taken.
     """
-    if not all(file.is_file() for file in files):
-        _films(known, held, frame, proportions, count, progress).keep(files)
-
-
-def _films(
-    known: Sequence[StudyBone],
-    held: Sequence[StudyBone],
-    frame: StandardFrame,
-    proportions: str,
-    count: int,
-    progress: Progress,
-) -> AblationFilms:
+    if all(file.is_file() for file in files):
+        return
     sets = []
     for group, key, films in ((known, 0, count), (held, 1, JUDGED)):
         rng = np.random.default_rng([0, 6, key])
@@ -89,7 +79,7 @@ def _films(
             own = StandardFrame.for_length(bone.record.length_mm, frame.rows)
             tasks.append((bone.sample, poses, frame if proportions == "real" else own))
         sets.append(_taken(tasks, progress))
-    return AblationFilms(*sets)
+    AblationFilms(*sets).keep(files)
 
 
 def _taken(tasks: Sequence[_Task], progress: Progress) -> NDArray[np.uint8]:
