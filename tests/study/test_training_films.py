@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from cats import FRAME, make_bone
 
+from osteoprint.ct.variation import Variation
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.frames import Side
+from osteoprint.shape.deformation import FEWEST
 from osteoprint.study import training_films
 from osteoprint.study.experiment import StudyBone, quiet, train_on
 from osteoprint.study.training_films import (
     affordable,
     make_training_films,
+    part_key,
     parts_of,
     rms_between,
     variants_of,
@@ -75,6 +78,34 @@ def test_what_was_made_is_not_made_again(
     changed = make_training_films(bones, FRAME, other, quiet, folder=tmp_path)
     assert len(calls) == 3
     assert not np.array_equal(changed.pictures, again.pictures)
+
+
+def test_of_many_bones_every_second_variant_is_drawn_as_they_differ(
+    bones: list[StudyBone],
+) -> None:
+    few = parts_of(bones, FRAME, SETTINGS)
+    assert all(part.differing is None for part in few)
+    many = [*bones, *(make_bone(index) for index in range(2, FEWEST))]
+    parts = parts_of(many, FRAME, SETTINGS)
+    assert [part.member for part in parts] == list(range(FEWEST))
+    part, length = parts[1], many[1].sample.frame.length_mm
+
+    def change(number: int) -> Variation:
+        return part.variation(number, length, part.draws(number))
+
+    points = many[1].surface.vertices
+    assert np.array_equal(change(0)(points), points)
+    assert part.differing is not None
+    wanted = part.differing.draw(1, part.draws(2), part.limits_mm)
+    assert np.array_equal(change(2)(points), wanted(points))
+    alone = dataclasses.replace(part, differing=None)
+    smooth = alone.variation(1, length, alone.draws(1))
+    assert np.array_equal(change(1)(points), smooth(points))
+    # Other bones beside it are another variant of it, and other films.
+    others = dataclasses.replace(
+        part, differing=dataclasses.replace(part.differing, points=part.differing.points + 1.0)
+    )
+    assert len({part_key(many[1], p) for p in (part, alone, others)}) == 3
 
 
 def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:

@@ -26,6 +26,7 @@ from osteoprint.fingerprint.samples import (
     varied_bone,
 )
 from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.shape.deformation import DeformationModel
 from osteoprint.shape.resemblance import Resemblance
 from osteoprint.study.workers import cores, open_workers
 from osteoprint.xray.standard import StandardFrame
@@ -77,6 +78,8 @@ class Part:
     limits_mm : between which lengths variants lie.
     frame, presets, pairs : the scale, the manner and the number of the films of each.
     seed : of everything drawn.
+    differing, member : how the bones of its kind and side differ, where that is known, and which
+        of them it is.
     """
 
     bone: int
@@ -87,14 +90,20 @@ class Part:
     presets: tuple[str, ...]
     pairs: int
     seed: int
+    differing: DeformationModel | None = None
+    member: int = 0
 
     def draws(self, number: int) -> np.random.Generator:
         """All that is drawn for one variant comes from here."""
         return np.random.default_rng([self.seed, 1, self.bone, number])
 
     def variation(self, number: int, length_mm: float, rng: np.random.Generator) -> Variation:
-        """The bone itself, then changed ones."""
-        return Variation.draw(length_mm, rng, self.limits_mm) if number else Variation.none()
+        """The bone itself, then changed ones, in turns smoothly and as the known bones differ."""
+        if not number:
+            return Variation.none()
+        if self.differing is not None and number % 2 == 0:
+            return self.differing.draw(self.member, rng, self.limits_mm)
+        return Variation.draw(length_mm, rng, self.limits_mm)
 
 
 def frame_for(lengths_mm: Sequence[float]) -> StandardFrame:
@@ -212,11 +221,30 @@ def parts_of(
 ) -> list[Part]:
     """All that there is to be made, a bone after the other."""
     variants = variants_of(settings, len(bones))
-    return [
-        _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first))
+    differing: dict[int, tuple[DeformationModel | None, int]] = {}
+    if variants > 1:
+        for members in _alike(bones):
+            model = DeformationModel.of([bones[m].surface for m in members])
+            differing |= {bone: (model, member) for member, bone in enumerate(members)}
+    parts = (
+        (bone, _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first)))
         for bone in range(len(bones))
         for first in range(0, variants, _CHUNK)
+    )
+    return [
+        replace(part, differing=differing[bone][0], member=differing[bone][1])
+        if bone in differing
+        else part
+        for bone, part in parts
     ]
+
+
+def _alike(bones: Sequence[StudyBone]) -> list[list[int]]:
+    """Numbers of the bones of each kind and side."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, bone in enumerate(bones):
+        groups.setdefault((bone.record.bone, bone.sample.side), []).append(index)
+    return list(groups.values())
 
 
 def _part(
@@ -273,11 +301,8 @@ def rms_between(bones: Sequence[StudyBone], parts: Sequence[Part]) -> NDArray[np
         for number in range(part.first, part.first + part.count):
             which.append(part.bone)
             changes.append(part.variation(number, length, part.draws(number)))
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, bone in enumerate(bones):
-        groups.setdefault((bone.record.bone, bone.sample.side), []).append(index)
     out = np.full((len(which), len(which)), np.inf)
-    for members in groups.values():
+    for members in _alike(bones):
         rows = np.flatnonzero(np.isin(which, members))
         resemblance = Resemblance.of([bones[m].surface for m in members])
         of = np.searchsorted(members, np.array(which)[rows])
@@ -289,5 +314,7 @@ def part_key(bone: StudyBone, part: Part) -> str:
     """A name for what a part makes: all that it depends on."""
     record = bone.record
     scan = (record.volume_sha256, record.bone_to_world.tolist(), record.side, record.length_mm)
-    said = json.dumps([asdict(part), scan, __version__], sort_keys=True)
+    differing = part.differing and part.differing.sha256
+    own = asdict(replace(part, differing=None)) | {"differing": differing}
+    said = json.dumps([own, scan, __version__], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:20]
