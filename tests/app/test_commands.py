@@ -303,7 +303,8 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
         ('loss = "best"', "loss"), ('presets = ["sunny"]', "sunny"),
         ("[network]\ndimension = 0", "dimension"), ("[network]\nwidth = 3", "use: backbone"),
         ("minutes = 0.0", "minutes"), ("presets = []", "presets"), ("devices = 2", "devices"),
-        ("variants_per_bone = -1", "variants"), ("[network]\nreductions = [-5]", "reductions"),
+        ("variants_per_bone = -1", "variants"), ("drawn = 1.5", "drawn is 1.5"),
+        ("[network]\nreductions = [-5]", "reductions"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(world, capsys, tmp_path, text, said):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from osteoprint.ct.parametric import sample_bone
 from osteoprint.ct.phantom import volume_from_surface
 from osteoprint.ct.surface import read_surface
 from osteoprint.frames import Side, View, anatomical_frame, apply
+from osteoprint.reconstruct import learning
 from osteoprint.reconstruct.learning import FOLDER, bank_model
 from osteoprint.shape.alignment import align_rigid
 from osteoprint.shape.distance import surface_distance
+from osteoprint.shape.group import correspond
 from osteoprint.study.demo import make_phantoms
 from osteoprint.xray.camera import Pose, view_camera
 from osteoprint.xray.film import write_film
@@ -27,6 +31,14 @@ from osteoprint.xray.protocol import film_geometry
 from osteoprint.xray.radiograph import expose
 
 KNOWN = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse() -> Iterator[None]:
+    """A coarse template takes a third of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "correspond", partial(correspond, vertices=1500))
+        yield
 
 
 @pytest.fixture(scope="module")

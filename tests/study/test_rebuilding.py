@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from cats import make_bone
 
 from osteoprint.errors import BankError
+from osteoprint.shape.group import correspond
+from osteoprint.study import rebuilding
 from osteoprint.study.experiment import StudyBone
 from osteoprint.study.markup import Figures
 from osteoprint.study.modes_section import modes, modes_solid
@@ -28,7 +31,11 @@ def bones() -> list[StudyBone]:
 
 @pytest.fixture(scope="module")
 def study(bones) -> RebuildStudy:
-    return rebuild_study(bones[:4], bones[4:], ("refined", "laplacian"), preset="ideal", seed=1)
+    """On a coarse template: enough for what is said and shown of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuilding, "correspond", partial(correspond, vertices=1500))
+        methods = ("refined", "laplacian")
+        return rebuild_study(bones[:4], bones[4:], methods, preset="ideal", seed=1)
 
 
 def test_every_method_is_measured(study):

@@ -110,7 +110,7 @@ def test_of_many_bones_every_second_variant_is_drawn_as_they_differ(
 
 def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:
     many = dataclasses.replace(SETTINGS, variants_per_bone=None, poses_per_variant=10)
-    assert variants_of(many, 2) == 256
+    assert variants_of(many, 2) == 320
     assert affordable(bones, FRAME, many) is many
     short = dataclasses.replace(many, minutes=0.05)
     fewer = affordable(bones, FRAME, short, tmp_path)
@@ -119,7 +119,7 @@ def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], 
     # What was decided stays decided.
     assert affordable(bones, FRAME, short, tmp_path) == fewer
     long = dataclasses.replace(many, minutes=1000.0)
-    assert affordable(bones, FRAME, long).variants_per_bone == 256
+    assert affordable(bones, FRAME, long).variants_per_bone == 320
 
 
 def test_bones_of_two_kinds_or_sides_are_kept_apart_and_not_compared(

@@ -126,7 +126,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Of each bone, itself included; by default as many as make 512 altogether, of "
+            help="Of each bone, itself included; by default as many as make 640 altogether, of "
             "phantoms 24.",
         ),
     ] = None,

@@ -31,7 +31,9 @@ class TrainingSettings:
         quarter of a step's bones stand beside their own mirror image.
     variants_per_bone : the bone itself and changed ones that stand beside it as individuals of
         their own: two dozen bones alone do not show a network what "a little longer" looks like.
-        None: as many as make 512 of all bones, and at least two.
+        None: as many as make 640 of all bones, and at least two.
+    drawn : share of the changed ones that are drawn as the bones of their kind and side differ,
+        where there are enough of these; the others are changed smoothly, in any way.
     poses_per_variant : how many pairs of films there are of each.
     presets : how films are taken (see :mod:`osteoprint.xray.presets`), one after the other.
     fresh : no film is shown twice: every view is taken when it is asked for, instead of
@@ -59,7 +61,8 @@ class TrainingSettings:
     neighbours: int = 11
     mirror: bool = False
     variants_per_bone: int | None = None
-    poses_per_variant: int = 12
+    drawn: float = 0.5
+    poses_per_variant: int = 10
     presets: tuple[str, ...] = ("ideal", "ideal", "clinic", "clinic", "clinic")
     fresh: bool = False
     steps: int = 2200

@@ -42,6 +42,7 @@ PHANTOM_TRAINING = TrainingSettings(
     network=replace(DEFAULT_NETWORK, shape_share=0.0),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
+    drawn=0.0,  # made before any were
     poses_per_variant=6,
     bones_per_batch=24,
     steps=2000,

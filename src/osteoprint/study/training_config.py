@@ -93,6 +93,8 @@ def check_training(settings: TrainingSettings, source: str) -> None:
     share = settings.network.shape_share
     if not 0.0 <= share <= 0.5:
         raise InputError(source, f"network.shape_share is {share}", "give 0 to 0.5")
+    if not 0.0 <= settings.drawn <= 1.0:
+        raise InputError(source, f"drawn is {settings.drawn}", "give 0 to 1")
     for name in ("learning_rate", "minutes"):
         if values[name] is not None and not values[name] > 0:
             raise InputError(source, f"{name} is {values[name]}", "give more than 0")

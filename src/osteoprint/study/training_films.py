@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Variants stay within so much of the lengths that the known bones have.
 _SHORTER, _LONGER = 0.93, 1.07
 # Bones and variants altogether, where settings do not say how many of each.
-_ALTOGETHER = 512
+_ALTOGETHER = 640
 # The films' part of the time, where that is limited.
 _SHARE = 0.4
 # Variants a task makes.
@@ -78,8 +78,8 @@ class Part:
     limits_mm : between which lengths variants lie.
     frame, presets, pairs : the scale, the manner and the number of the films of each.
     seed : of everything drawn.
-    differing, member : how the bones of its kind and side differ, where that is known, and which
-        of them it is.
+    drawn : share of the changed ones that are drawn as the bones of its kind and side differ.
+    differing, member : how these differ, where that is known, and which of them it is.
     """
 
     bone: int
@@ -90,6 +90,7 @@ class Part:
     presets: tuple[str, ...]
     pairs: int
     seed: int
+    drawn: float = 0.0
     differing: DeformationModel | None = None
     member: int = 0
 
@@ -98,10 +99,11 @@ class Part:
         return np.random.default_rng([self.seed, 1, self.bone, number])
 
     def variation(self, number: int, length_mm: float, rng: np.random.Generator) -> Variation:
-        """The bone itself, then changed ones, in turns smoothly and as the known bones differ."""
+        """The bone itself, then changed ones, smoothly and as the known bones differ, in turns."""
         if not number:
             return Variation.none()
-        if self.differing is not None and number % 2 == 0:
+        turn = int(number * self.drawn) > int((number - 1) * self.drawn)
+        if turn and self.differing is not None:
             return self.differing.draw(self.member, rng, self.limits_mm)
         return Variation.draw(length_mm, rng, self.limits_mm)
 
@@ -222,7 +224,7 @@ def parts_of(
     """All that there is to be made, a bone after the other."""
     variants = variants_of(settings, len(bones))
     differing: dict[int, tuple[DeformationModel | None, int]] = {}
-    if variants > 1:
+    if variants > 1 and settings.drawn:
         for members in _alike(bones):
             model = DeformationModel.of([bones[m].surface for m in members])
             differing |= {bone: (model, member) for member, bone in enumerate(members)}
@@ -259,7 +261,9 @@ def _part(
         [b.record.length_mm for b in bones if b.record.bone == bones[bone].record.bone]
     )
     pairs = settings.poses_per_variant
-    return Part(bone, first, count, limits, frame, settings.presets, pairs, settings.seed)
+    return Part(
+        bone, first, count, limits, frame, settings.presets, pairs, settings.seed, settings.drawn
+    )
 
 
 def _processes(pairs: int) -> int:
