@@ -79,17 +79,35 @@ def train_rows(scene: Scene) -> Iterator[Row]:
               n=len(vectors))  # fmt: skip
     # As the paper validates: other films of the bones that the network was trained on.
     for kind in ("ideal", "clinic"):
-        rng = np.random.default_rng([SEED, 12])
-        shown = [
-            to_bytes(read_pair(bone.sample, random_pose(rng), scene.frame, kind, rng))
-            for bone in study_bones(scene.known, 0, scene.frame) for _ in range(PAIRS)
-        ]  # fmt: skip
-        vectors = model.embed_bytes(np.stack(shown))
-        whose = np.repeat(np.arange(KNOWN), PAIRS)
+        vectors, whose = flat(_other_films(scene, kind))
         value = triplet_accuracy(torch.from_numpy(vectors), torch.from_numpy(whose))
         yield row(f"triplet accuracy, {kind}, other films of known bones, margin 0.1", value,
                   "share", n=len(vectors), paper=0.999,
                   note="the limb and the finder stood in for, as in training")  # fmt: skip
+
+
+def _other_films(scene: Scene, kind: str) -> np.ndarray:
+    """(known, PAIRS, d) fingerprints of films of the known bones that are in no training."""
+    rng = np.random.default_rng([SEED, 12])
+    shown = [
+        to_bytes(read_pair(bone.sample, random_pose(rng), scene.frame, kind, rng))
+        for bone in study_bones(scene.known, 0, scene.frame) for _ in range(PAIRS)
+    ]  # fmt: skip
+    return scene.model().embed_bytes(np.stack(shown)).reshape(KNOWN, PAIRS, -1)
+
+
+def known_rows(scene: Scene) -> Iterator[Row]:
+    """The known bones, enrolled as ``enrol`` does, asked about by films at other turns."""
+    model = scene.model()
+    enrolled = embedded(model, enrolled_pictures(scene))[:KNOWN]
+    written = embedded(model, clinic_pictures(scene.known, "known", scene.frame, FEWER))
+    for name, prints in (
+        ("ideal films", _other_films(scene, "ideal")), ("clinic films", written),
+    ):  # fmt: skip
+        apart = ((prints[:, :, None, None] - enrolled[None, None]) ** 2).sum(-1).min(axis=3)
+        right = apart.argmin(axis=2) == np.arange(KNOWN)[:, None]
+        yield row(f"rank 1 of {KNOWN}, enrolled by their scans, {name}, known bones",
+                  right.mean(), "share", n=right.size)  # fmt: skip
 
 
 def ideal_rows(scene: Scene) -> Iterator[Row]:
@@ -324,6 +342,7 @@ def _in_and_out(
 
 PARTS: dict[str, Callable[[Scene], Iterator[Row]]] = {
     "train": train_rows,
+    "known": known_rows,
     "ideal": ideal_rows,
     "clinic": clinic_rows,
     "again": again_rows,
