@@ -255,7 +255,7 @@ def test_of_several_sources_the_good_ones_are_kept_and_the_bad_ones_named(capsys
 
 def test_enrolling_one_bone_gives_no_threshold_and_says_so(world, capsys, tmp_path):
     with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["alone"], 3, size="cat")
+        make_phantoms(bank, ["alone"], 3, size="cat", voxels=150)
     asked = ["enrol", "--bank", tmp_path / "bank", "--model", world / "model.safetensors"]
     answer = ask(capsys, *asked)
     assert (answer["enrolled"], answer["threshold"]) == (1, None)
@@ -365,7 +365,7 @@ def test_without_imagenet_weights_a_network_is_trained_from_scratch(
 
 def test_study_identification_writes_a_report(capsys, tmp_path):
     with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["one", "two", "three"], 3, size="cat")
+        make_phantoms(bank, ["one", "two", "three"], 3, size="cat", voxels=150)
     out = tmp_path / "out"
     answer = ask(capsys, "study", "identification", "--bank", tmp_path / "bank", "--out", out,
                  "--minutes", 0.05, "--steps", 2, "--unseen", "three")  # fmt: skip

@@ -41,7 +41,7 @@ def make_world(folder: Path) -> Path:
     """A bank of two enrolled cat femora, its model, and a good pair of films."""
     folder.mkdir(parents=True, exist_ok=True)
     with Bank.open(folder / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["one", "two"], 3, size="cat")
+        make_phantoms(bank, ["one", "two"], 3, size="cat", voxels=150)
         bones = load_bones(bank)
         frame = StandardFrame.for_length(max(b.record.length_mm for b in bones), rows=96)
         settings = TrainingSettings(steps=2, variants_per_bone=1, poses_per_variant=2)
@@ -349,7 +349,7 @@ def _(here: Path, world: Path) -> list[str]:
 @case("a bank with no fingerprints", "enrol")
 def _(here: Path, world: Path) -> list[str]:
     with Bank.create(here / "bank") as bank:
-        make_phantoms(bank, ["only"], 9, size="cat")
+        make_phantoms(bank, ["only"], 9, size="cat", voxels=150)
     return ["identify", *(str(world / f"films/{v}.png") for v in ("ap", "ml")),
             "--bank", str(here / "bank")]  # fmt: skip
 
@@ -377,7 +377,7 @@ def _(here: Path, world: Path) -> list[str]:
 @case("a model that does not fit the bank", "trained for bones")
 def _(here: Path, world: Path) -> list[str]:
     with Bank.create(here / "bank") as bank:
-        make_phantoms(bank, ["man"], 9, size="human")
+        make_phantoms(bank, ["man"], 9, size="human", voxels=150)
     return ["enrol", "--bank", str(here / "bank"), "--model", str(world / "model.safetensors")]
 
 

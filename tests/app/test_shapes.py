@@ -46,7 +46,7 @@ def world(tmp_path_factory) -> Path:
     """A bank of cats' femora with its shapes learnt, and films of one that is not in it."""
     folder = tmp_path_factory.mktemp("shapes")
     with Bank.open(folder / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, [f"cat-{k}" for k in range(KNOWN)], 21, size="cat")
+        make_phantoms(bank, [f"cat-{k}" for k in range(KNOWN)], 21, size="cat", voxels=250)
     with Bank.open(folder / "bank") as bank:
         bank_model(bank, workers=min(2, os.cpu_count() or 1))
     surface, _ = sample_bone(np.random.default_rng([21, 99]), kind="femur", size="cat")

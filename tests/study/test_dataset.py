@@ -39,7 +39,7 @@ class Killed(BaseException):
 def bank(tmp_path_factory):
     """A bank with phantoms of two cats' femora."""
     with Bank.open(tmp_path_factory.mktemp("set") / "bank", create=True) as opened:
-        make_phantoms(opened, ["one", "two"], 3, size="cat")
+        make_phantoms(opened, ["one", "two"], 3, size="cat", voxels=150)
         yield opened
 
 

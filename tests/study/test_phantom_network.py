@@ -55,7 +55,7 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
     save_model(model, path, half=True)
     loaded = load_model(path)
     with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["a", "b"], 3, size="cat")
+        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
         first = enrol_bank(bank, path, loaded)
         assert first["enrolled"] == 2
         longest = max(r.length_mm for r in bank.bones())
@@ -64,7 +64,7 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
         room = card["frame"]["rows"] * card["frame"]["spacing_mm"] / FRAME_ROOM
         assert room == pytest.approx(ROOM * longest)
         # A bone that has room on the same scale joins those that are there.
-        make_phantoms(bank, ["c"], 3, size="cat")
+        make_phantoms(bank, ["c"], 3, size="cat", voxels=150)
         again = enrol_bank(bank, path, loaded)
         assert (again["model"], len(bank.models())) == (first["model"], 1)
         # Made with the same settings, but not the same: fingerprints of the two never mix.
@@ -86,7 +86,7 @@ def test_processes_enrol_as_one_does(
         monkeypatch.setattr(enrolment, "_MANY", alone)
         monkeypatch.setattr(enrolment, "cores", lambda: 2)
         with Bank.open(tmp_path / name, write=True, create=True) as bank:
-            make_phantoms(bank, ["a", "b", "c"], 3, size="cat")
+            make_phantoms(bank, ["a", "b", "c"], 3, size="cat", voxels=150)
             enrol_bank(bank, path, load_model(path))
             found.append((bank.fingerprints(), bank.calibrations()))
     (one, known), (several, same) = found
@@ -107,7 +107,7 @@ def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(
     path = tmp_path / "m.safetensors"
     save_model(model, path, half=True)
     with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["a", "b"], 3, size="cat")
+        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
         bones = bank.bones()
         first = enrol_bank(bank, path, load_model(path))
         one = max(bones, key=lambda r: r.length_mm)

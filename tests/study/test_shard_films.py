@@ -26,7 +26,7 @@ FEW = Protocol("few", (0.0, 12.0), (-6.0,), (60.0,))
 def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     with Bank.open(folder / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["one", "two"], 3, size="cat")
+        make_phantoms(bank, ["one", "two"], 3, size="cat", voxels=150)
         with open_workers(1) as workers:
             render_bank(bank, folder / "x", FEW, workers, shards=True)
         bones = load_bones(bank)

@@ -78,14 +78,15 @@ def make_phantoms(
     *,
     kind: Literal["femur", "tibia"] = "femur",
     size: Literal["human", "cat"] = "human",
+    voxels: int = 450,
 ) -> None:
-    """Add one parametric bone per name, each an individual of its own, scanned at 450 voxels."""
+    """Add one parametric bone per name, an individual of its own, scanned so many voxels long."""
     for index, name in enumerate(names):
         rng = np.random.default_rng([seed, index])
         surface, _ = sample_parametric(rng, kind=kind, size=size, side=Side.RIGHT)
         frame = anatomical_frame(surface.vertices, surface.faces, bone=kind, side=Side.RIGHT)
         volume = volume_from_surface(
-            surface, voxel_mm=frame.length_mm / 450, bone_to_world=frame.bone_to_world, rng=rng
+            surface, voxel_mm=frame.length_mm / voxels, bone_to_world=frame.bone_to_world, rng=rng
         )
         bank.add_bone(
             NewBone(
