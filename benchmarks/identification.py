@@ -97,17 +97,18 @@ def _other_films(scene: Scene, kind: str) -> np.ndarray:
 
 
 def known_rows(scene: Scene) -> Iterator[Row]:
-    """The known bones, enrolled as ``enrol`` does, asked about by films at other turns."""
+    """The known bones, enrolled as ``enrol`` does, asked about by films at random turns."""
     model = scene.model()
     enrolled = embedded(model, enrolled_pictures(scene))[:KNOWN]
     written = embedded(model, clinic_pictures(scene.known, "known", scene.frame, FEWER))
-    for name, prints in (
-        ("ideal films", _other_films(scene, "ideal")), ("clinic films", written),
-    ):  # fmt: skip
+    for name, prints, note in (
+        ("ideal films", _other_films(scene, "ideal"), "of the scans that are enrolled"),
+        ("clinic films", written, "of other scans"),
+    ):
         apart = ((prints[:, :, None, None] - enrolled[None, None]) ** 2).sum(-1).min(axis=3)
         right = apart.argmin(axis=2) == np.arange(KNOWN)[:, None]
         yield row(f"rank 1 of {KNOWN}, enrolled by their scans, {name}, known bones",
-                  right.mean(), "share", n=right.size)  # fmt: skip
+                  right.mean(), "share", n=right.size, note=note)  # fmt: skip
 
 
 def ideal_rows(scene: Scene) -> Iterator[Row]:

@@ -44,7 +44,10 @@ ASKED = 500
 _CHUNK = 100
 # Pairs of films of each of the many bones of which left and right are compared.
 OF_BOTH_SIDES = 4
-NOTE = "films of bones that never were: the limb and the finder stood in for, as in training"
+NOTE = (
+    "films of bones that never were: the limb and the finder stood in for, as in training; most "
+    "are drawn from a model of the known bones, as half of the training's variants are, too"
+)
 
 
 def gallery_rows(scene: Scene) -> Iterator[Row]:

@@ -43,6 +43,12 @@ def test_few_bones_say_little(femora: list[trimesh.Trimesh]) -> None:
     assert DeformationModel.of(femora[:FEWEST]) is not None
 
 
+def test_cats_and_people_are_not_mixed(femora: list[trimesh.Trimesh]) -> None:
+    cat = femora[0].copy()
+    cat.apply_scale(0.25)
+    assert DeformationModel.of([*femora, cat]) is None
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_bone_comes_near_the_shape(model: DeformationModel, seed: int) -> None:
     shape = model.shape(np.random.default_rng(seed), LIMITS_MM)
@@ -65,7 +71,7 @@ def test_it_can_be_undone_and_does_not_fold(
     bone = seed % len(femora)
     change = model.draw(bone, np.random.default_rng(seed), LIMITS_MM)
     points = np.asarray(femora[bone].vertices)[::5]
-    assert np.abs(change.undone(change(points)) - points).max() < 0.02
+    assert np.abs(change.undone(change(points)) - points).max() < 0.01
     step = 0.01
     sides = [
         (change(points + step * e) - change(points - step * e)) / (2 * step) for e in np.eye(3)
@@ -73,8 +79,13 @@ def test_it_can_be_undone_and_does_not_fold(
     assert np.linalg.det(np.stack(sides, axis=-1)).min() > 0.2
 
 
-def test_lengths_stay_within_their_limits(model: DeformationModel) -> None:
+def test_lengths_stay_within_their_limits(
+    model: DeformationModel, femora: list[trimesh.Trimesh]
+) -> None:
     low, high = 430.0, 440.0
+    for seed in range(10):
+        change = model.draw(seed, np.random.default_rng(seed), (low, high))
+        assert 0.98 * low < np.ptp(change(np.asarray(femora[seed].vertices))[:, 0]) < 1.02 * high
     lengths = [
         np.ptp(model.shape(np.random.default_rng(seed), (low, high))[:, 0]) for seed in range(40)
     ]
@@ -87,8 +98,9 @@ def test_drawn_bones_differ_as_the_known_ones_do(
 ) -> None:
     known = np.arange(len(femora))
     rngs = [np.random.default_rng(seed) for seed in range(20)]
-    bones = np.array([seed % len(femora) for seed in range(20)])
-    changes = [model.draw(int(b), r, LIMITS_MM) for b, r in zip(bones, rngs, strict=True)]
+    # All from one bone: what does not change it would make them all alike.
+    bones = np.zeros(20, np.int64)
+    changes = [model.draw(0, rng, LIMITS_MM) for rng in rngs]
     rms = Resemblance.of(femora).rms_mm(
         np.r_[known, bones], [*[Variation.none()] * len(known), *changes]
     )

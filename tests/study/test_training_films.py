@@ -49,10 +49,12 @@ def test_every_bone_and_variant_is_there(bones: list[StudyBone]) -> None:
 def test_the_number_of_processes_does_not_matter(
     bones: list[StudyBone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = make_training_films(bones, FRAME, SETTINGS, quiet)
+    many = [*bones, *(make_bone(index) for index in range(2, FEWEST))]
+    settings = dataclasses.replace(SETTINGS, variants_per_bone=2, drawn=1.0)
+    alone = make_training_films(many, FRAME, settings, quiet)
     monkeypatch.setattr(training_films, "_FEW", 0)
     monkeypatch.setattr(training_films, "cores", lambda: 2)
-    assert np.array_equal(make_training_films(bones, FRAME, SETTINGS, quiet).pictures,
+    assert np.array_equal(make_training_films(many, FRAME, settings, quiet).pictures,
                           alone.pictures)  # fmt: skip
 
 
@@ -85,9 +87,12 @@ def test_of_many_bones_every_second_variant_is_drawn_as_they_differ(
 ) -> None:
     few = parts_of(bones, FRAME, SETTINGS)
     assert all(part.differing is None for part in few)
-    many = [*bones, *(make_bone(index) for index in range(2, FEWEST))]
+    tibia = dataclasses.replace(bones[0], record=dataclasses.replace(bones[0].record, bone="tibia"))
+    many = [tibia, *bones, *(make_bone(index) for index in range(2, FEWEST))]
     parts = parts_of(many, FRAME, SETTINGS)
-    assert [part.member for part in parts] == list(range(FEWEST))
+    assert parts[0].differing is None
+    assert [part.member for part in parts[1:]] == list(range(FEWEST))
+    assert np.isfinite(rms_between(many, parts)[3:, 3:]).all()
     part, length = parts[1], many[1].sample.frame.length_mm
 
     def change(number: int) -> Variation:
@@ -96,7 +101,7 @@ def test_of_many_bones_every_second_variant_is_drawn_as_they_differ(
     points = many[1].surface.vertices
     assert np.array_equal(change(0)(points), points)
     assert part.differing is not None
-    wanted = part.differing.draw(1, part.draws(2), part.limits_mm)
+    wanted = part.differing.draw(0, part.draws(2), part.limits_mm)
     assert np.array_equal(change(2)(points), wanted(points))
     alone = dataclasses.replace(part, differing=None)
     smooth = alone.variation(1, length, alone.draws(1))
@@ -106,6 +111,23 @@ def test_of_many_bones_every_second_variant_is_drawn_as_they_differ(
         part, differing=dataclasses.replace(part.differing, points=part.differing.points + 1.0)
     )
     assert len({part_key(many[1], p) for p in (part, alone, others)}) == 3
+
+
+@pytest.mark.parametrize(("variants", "drawn"), [(2, 0.5), (3, 0.5), (2, 1.0), (5, 0.25)])
+def test_the_share_of_drawn_variants_is_that_of_all_bones(
+    bones: list[StudyBone], variants: int, drawn: float
+) -> None:
+    many = [*bones, *(make_bone(index) for index in range(2, FEWEST))]
+    settings = dataclasses.replace(SETTINGS, variants_per_bone=variants, drawn=drawn)
+    parts = parts_of(many, FRAME, settings)
+    length = many[0].sample.frame.length_mm
+    # Waves that are fitted are many; of those that are drawn there are 24.
+    made = [
+        len(part.variation(number, length, part.draws(number)).waves) > 24
+        for part in parts
+        for number in range(1, variants)
+    ]
+    assert sum(made) == int(drawn * FEWEST * (variants - 1))
 
 
 def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:

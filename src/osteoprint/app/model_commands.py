@@ -132,7 +132,7 @@ def train(
     ] = None,
     pairs: Annotated[
         int | None,
-        typer.Option(min=2, help="Film pairs of each variant; by default 12, of phantoms 6."),
+        typer.Option(min=2, help="Film pairs of each variant; by default 10, of phantoms 6."),
     ] = None,
     fresh: Annotated[
         bool,

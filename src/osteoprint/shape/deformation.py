@@ -22,8 +22,9 @@ from osteoprint.shape.resemblance import Resemblance
 
 Floats = NDArray[np.float64]
 
-# Fewer bones say little about how bones differ.
-FEWEST = 6
+# Fewer bones say little about how bones differ; of too different sizes, as of cats and people, or
+# children and adults, mixtures are no bones.
+FEWEST, _SIZES = 6, 1.5
 # No coefficient is drawn further out, in standard deviations.
 _FURTHEST = 2.5
 # A deformation is a sum of so many waves, in sine and cosine, of lengths between these parts of
@@ -47,8 +48,16 @@ class DeformationModel:
 
     @classmethod
     def of(cls, surfaces: Sequence[trimesh.Trimesh]) -> DeformationModel | None:
-        """Of closed surfaces in their anatomical frames, mm; None for fewer than ``FEWEST``."""
-        return cls(Resemblance.of(surfaces).points) if len(surfaces) >= FEWEST else None
+        """Of closed surfaces in their anatomical frames, mm.
+
+        None for fewer than ``FEWEST``, and where the longest is half as long again as the shortest.
+        """
+        if len(surfaces) < FEWEST:
+            return None
+        lengths = [float(surface.extents[0]) for surface in surfaces]
+        if max(lengths) > _SIZES * min(lengths):
+            return None
+        return cls(Resemblance.of(surfaces).points)
 
     @cached_property
     def sha256(self) -> str:
@@ -61,7 +70,7 @@ class DeformationModel:
     ) -> Variation:
         """Bone number `bone` deformed towards a shape that is drawn.
 
-        The shape is as long as ``lengths_mm``, least and greatest, allow.
+        The shape is as long as ``lengths_mm``, least and greatest, allow, and the bone about so.
         """
         return self.towards(bone, self.shape(rng, lengths_mm))
 

@@ -79,6 +79,7 @@ class Part:
     frame, presets, pairs : the scale, the manner and the number of the films of each.
     seed : of everything drawn.
     drawn : share of the changed ones that are drawn as the bones of its kind and side differ.
+    before : how many changed ones other bones have before it.
     differing, member : how these differ, where that is known, and which of them it is.
     """
 
@@ -91,6 +92,7 @@ class Part:
     pairs: int
     seed: int
     drawn: float = 0.0
+    before: int = 0
     differing: DeformationModel | None = None
     member: int = 0
 
@@ -102,8 +104,9 @@ class Part:
         """The bone itself, then changed ones, smoothly and as the known bones differ, in turns."""
         if not number:
             return Variation.none()
-        turn = int(number * self.drawn) > int((number - 1) * self.drawn)
-        if turn and self.differing is not None:
+        # In turns over all bones: each may have one changed one alone.
+        turn = self.before + number
+        if int(turn * self.drawn) > int((turn - 1) * self.drawn) and self.differing is not None:
             return self.differing.draw(self.member, rng, self.limits_mm)
         return Variation.draw(length_mm, rng, self.limits_mm)
 
@@ -229,15 +232,20 @@ def parts_of(
             model = DeformationModel.of([bones[m].surface for m in members])
             differing |= {bone: (model, member) for member, bone in enumerate(members)}
     parts = (
-        (bone, _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first)))
+        _part(bones, frame, settings, bone, first, min(_CHUNK, variants - first))
         for bone in range(len(bones))
         for first in range(0, variants, _CHUNK)
     )
     return [
-        replace(part, differing=differing[bone][0], member=differing[bone][1])
-        if bone in differing
+        replace(
+            part,
+            before=part.bone * (variants - 1),
+            differing=differing[part.bone][0],
+            member=differing[part.bone][1],
+        )
+        if part.bone in differing
         else part
-        for bone, part in parts
+        for part in parts
     ]
 
 
