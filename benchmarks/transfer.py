@@ -5,13 +5,18 @@
 As in the paper: a new last layer, alone or with all layers trained, SGD or Adam, at two learning
 rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
 ``--pretrained`` the networks begin with ImageNet weights, which have to be fetched; without, as
-committed where they cannot be, a head alone learns on what random layers happen to see.
+committed where they cannot be, a head alone learns on what random layers happen to see. Lines
+that are done are kept in ``benchmarks/.cache``: an interrupted run is gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +25,7 @@ from osteoprint.fingerprint.classifier import named, train_namer
 from osteoprint.fingerprint.samples import from_bytes, random_pose, render_set
 from osteoprint.study.paper import TRANSFER_PAPER, transfer_ways
 from osteoprint.xray.standard import StandardFrame
-from reconstruction_scene import real_femora
+from reconstruction_scene import CACHE, real_femora
 from record import write_result
 
 FILMS, HELD = 40, 8
@@ -42,6 +47,11 @@ def main() -> None:
     truth = np.repeat(np.arange(len(bones)), HELD)
     rows: list[Row] = []
     for way in transfer_ways(asked.steps, asked.batch, every=True, pretrained=asked.pretrained):
+        said = json.dumps([asdict(way), FILMS, HELD, [b.name for b in bones], asdict(frame)])
+        kept = CACHE / f"transfer-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"
+        if kept.is_file():
+            rows.append(json.loads(kept.read_text()))
+            continue
         begun = time.perf_counter()
         namer = train_namer(known, way)
         answer = named(namer, from_bytes(held.reshape(-1, *held.shape[2:])))
@@ -51,12 +61,20 @@ def main() -> None:
                 paper=TRANSFER_PAPER[way.backbone],
                 seconds=round(time.perf_counter() - begun, 1))
         )  # fmt: skip
+        _keep(kept, rows[-1])
         print(rows[-1], flush=True)
     weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
     scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
     command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
     command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
     write_result("transfer", command, 0, scale, rows)
+
+
+def _keep(path: Path, line: Row) -> None:
+    """A file that is there is a finished one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(line))
+    partial.replace(path)
 
 
 if __name__ == "__main__":
