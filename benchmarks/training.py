@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -70,20 +70,12 @@ def ours(network: Network, shown: np.ndarray, steps: int) -> float:
     return BONES * VIEWS * (len(times) - 3) / (times[-1] - times[2])
 
 
-def plain(make: Callable[[], torch.nn.Module], shown: np.ndarray, steps: int) -> float:
-    """Pairs a second of the loop that one would write."""
-    torch.manual_seed(0)
-    model = make()
+def plainly(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, np.ndarray]]) -> float:
+    """Pairs a second of the loop that one would write, on (n, 2, rows, columns) and (n,) labels."""
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     miner, criterion = miners.BatchHardMiner(), losses.TripletMarginLoss(0.1)
     times = []
-    for step in range(steps):
-        rng = np.random.default_rng(step)
-        labels = np.repeat(rng.choice(len(shown), BONES, replace=False), VIEWS)
-        views = rng.integers(0, shown.shape[1], len(labels))
-        images = vary(
-            torch.from_numpy(from_bytes(shown[labels, views])), torch.Generator().manual_seed(step)
-        )
+    for images, labels in batches:
         prints = functional.normalize(model(images), dim=1)
         told = torch.from_numpy(labels)
         loss = criterion(prints, told, miner(prints, told))
@@ -92,6 +84,21 @@ def plain(make: Callable[[], torch.nn.Module], shown: np.ndarray, steps: int) ->
         optimiser.step()
         times.append(time.perf_counter())
     return BONES * VIEWS * (len(times) - 3) / (times[-1] - times[2])
+
+
+def plain(make: Callable[[], torch.nn.Module], shown: np.ndarray, steps: int) -> float:
+    """Pairs a second of a plain loop on pictures that this program changes."""
+
+    def batches() -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        for step in range(steps):
+            rng = np.random.default_rng(step)
+            labels = np.repeat(rng.choice(len(shown), BONES, replace=False), VIEWS)
+            views = rng.integers(0, shown.shape[1], len(labels))
+            pictures = torch.from_numpy(from_bytes(shown[labels, views]))
+            yield vary(pictures, torch.Generator().manual_seed(step)), labels
+
+    torch.manual_seed(0)
+    return plainly(make(), batches())
 
 
 class Pictures(Dataset[torch.Tensor]):
@@ -119,7 +126,7 @@ class Pictures(Dataset[torch.Tensor]):
 def plain_throughout(
     make: Callable[[], torch.nn.Module], shown: np.ndarray, steps: int, workers: int
 ) -> float:
-    """Pairs a second of the loop that one would write who has no other at hand."""
+    """Pairs a second of a plain loop with torch's loader and torchvision's changes."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     # More than are timed, so that workers do not run out of work before the end.
@@ -130,19 +137,7 @@ def plain_throughout(
     loader: DataLoader[torch.Tensor] = DataLoader(
         Pictures(shown), batch_sampler=wanted, num_workers=workers
     )
-    model = make()
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
-    miner, criterion = miners.BatchHardMiner(), losses.TripletMarginLoss(0.1)
-    times = []
-    for images, whose in zip(loader, labels[:steps], strict=False):
-        prints = functional.normalize(model(images), dim=1)
-        told = torch.from_numpy(whose)
-        loss = criterion(prints, told, miner(prints, told))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        times.append(time.perf_counter())
-    return BONES * VIEWS * (len(times) - 3) / (times[-1] - times[2])
+    return plainly(make(), zip(loader, labels[:steps], strict=False))
 
 
 def timm_network(backbone: str) -> Callable[[], torch.nn.Module]:

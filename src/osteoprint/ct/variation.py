@@ -30,7 +30,7 @@ _TWIST_DEG = 6.0
 _WAVES, _SHORTEST = 24, 0.12
 _LEAST, _MOST = 0.001, 0.006
 # A change is undone step by step until points stay where they are.
-_NEAR_MM, _MOST_TURNS = 0.005, 20
+_NEAR_MM, _ITERATIONS = 0.005, 20
 # A change is that smooth: it is worked out at points so far apart, as a part of the length, and
 # taken to be linear between them.
 _LATTICE = 0.03
@@ -99,7 +99,7 @@ class Variation:
         straight = _turned(pulled, -self.twist * pulled[:, 0])
         before = straight
         # The waves are flat: what they move is nearly the same before and after.
-        for _ in range(_MOST_TURNS):
+        for _ in range(_ITERATIONS):
             last, before = before, straight - self._moved_by(before)
             if not len(before) or np.abs(before - last).max() < _NEAR_MM:
                 break

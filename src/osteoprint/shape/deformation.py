@@ -31,7 +31,7 @@ _FURTHEST = 2.5
 # the bone's. They are the same for every bone.
 _WAVES, _SHORTEST, _LONGEST = 120, 0.15, 2.0
 # What a wave costs, beside what it leaves unexplained; short ones cost more. It is raised until
-# no wave front is steeper than this: the deformation must not fold.
+# the displacement is nowhere steeper than this, mm per mm: the deformation must not fold.
 _COST, _STEEPEST = 1e-3, 0.4
 
 

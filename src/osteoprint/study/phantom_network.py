@@ -42,7 +42,7 @@ PHANTOM_TRAINING = TrainingSettings(
     network=replace(DEFAULT_NETWORK, shape_share=0.0),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
-    drawn=0.0,  # made before any were
+    drawn=0.0,  # it was made before any variant was drawn
     poses_per_variant=6,
     bones_per_batch=24,
     steps=2000,
