@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cats import make_bone
 
-from osteoprint.fingerprint.classifier import TransferSettings
 from osteoprint.fingerprint.samples import PairPose
 from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.transfer import TransferSettings
 from osteoprint.study import paper
 from osteoprint.study.ablation import BASE, SMALL, Scale
 from osteoprint.study.experiment import StudySettings

@@ -17,17 +17,12 @@ from numpy.typing import NDArray
 
 from osteoprint.errors import BankError
 from osteoprint.fingerprint.attention import attention_maps, bone_of, share_on_bone
-from osteoprint.fingerprint.classifier import (
-    Kind,
-    TransferSettings,
-    classified,
-    named,
-    train_namer,
-)
+from osteoprint.fingerprint.classifier import Kind, classified
 from osteoprint.fingerprint.encoder import Network
 from osteoprint.fingerprint.model import Model
 from osteoprint.fingerprint.samples import PairPose, from_bytes, render_set
 from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.transfer import TransferSettings, named, train_namers
 from osteoprint.study.ablation import FULL, SMALL, Line, Scale, affordable_scale, run_ablation
 from osteoprint.study.experiment import Progress, StudyBone, StudySettings, quiet
 from osteoprint.study.pairwise import WINDOWS, Separation, pair_distances, separated
@@ -354,8 +349,7 @@ def transfer_table(
     shown = from_bytes(pictures[:, :held].reshape(-1, *pictures.shape[2:]))
     truth = np.repeat(np.arange(len(bones)), held)
     out = []
-    for index, settings in enumerate(scale.transfer):
-        namer = train_namer(pictures[:, held:], settings)
+    for settings, namer in train_namers(pictures[:, held:], scale.transfer):
         right = float((named(namer, shown) == truth).mean())
         out.append(
             {"backbone": settings.backbone, "trained": settings.trained,
@@ -363,7 +357,7 @@ def transfer_table(
              "pretrained": settings.pretrained, "accuracy": right,
              "paper": TRANSFER_PAPER[settings.backbone]}
         )  # fmt: skip
-        progress("Transfer learning", index + 1, len(scale.transfer))
+        progress("Transfer learning", len(out), len(scale.transfer))
     return out
 
 
