@@ -19,8 +19,8 @@ class Corner(nn.Module):
 
 
 def test_attention_lies_where_the_feature_is() -> None:
-    encoder = Encoder(Network(dimension=2, reductions=()))
-    encoder.backbone, encoder.grid = Corner(), (12, 4)
+    encoder = Encoder(Network(dimension=2, reductions=(), grid=(12, 4)))
+    encoder.backbone = Corner()
     encoder.reductions = nn.ModuleList([nn.Linear(48, 2)])
     with torch.no_grad():
         encoder.reductions[0].weight.zero_()

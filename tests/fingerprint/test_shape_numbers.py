@@ -71,3 +71,15 @@ def test_where_no_shape_is_known_nothing_is_fitted():
     rms = np.where(np.eye(BONES, dtype=bool), 0.0, np.inf)
     fit_shape_numbers(network, Stored(bars()), rms, steps=5)
     assert torch.equal(network.reductions[-1].weight, before)
+
+
+def test_of_many_places_the_means_over_those_that_lie_together_tell_shapes():
+    torch.manual_seed(0)
+    network = Encoder(Network(dimension=32, reductions=(), shape_share=0.25, grid=(12, 4))).eval()
+    wrong = error(network)
+    fit_shape_numbers(network, Stored(bars()), as_numbers(), steps=150)
+    assert error(network) < 0.2 * wrong
+    for_shapes = network.reductions[-1].weight[-8:].reshape(8, -1, 6, 2, 2, 2)
+    assert torch.equal(for_shapes, for_shapes[:, :, :, :1, :, :1].expand_as(for_shapes))
+    for_bones = network.reductions[-1].weight[:-8].reshape(24, -1, 6, 2, 2, 2)
+    assert not torch.equal(for_bones, for_bones[:, :, :, :1, :, :1].expand_as(for_bones))

@@ -132,7 +132,7 @@ def test_the_share_of_drawn_variants_is_that_of_all_bones(
 
 def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], tmp_path) -> None:
     many = dataclasses.replace(SETTINGS, variants_per_bone=None, poses_per_variant=10)
-    assert variants_of(many, 2) == 320
+    assert variants_of(many, 2) == 360
     assert affordable(bones, FRAME, many) is many
     short = dataclasses.replace(many, minutes=0.05)
     fewer = affordable(bones, FRAME, short, tmp_path)
@@ -141,7 +141,7 @@ def test_films_take_no_more_than_their_part_of_the_time(bones: list[StudyBone], 
     # What was decided stays decided.
     assert affordable(bones, FRAME, short, tmp_path) == fewer
     long = dataclasses.replace(many, minutes=1000.0)
-    assert affordable(bones, FRAME, long).variants_per_bone == 320
+    assert affordable(bones, FRAME, long).variants_per_bone == 360
 
 
 def test_bones_of_two_kinds_or_sides_are_kept_apart_and_not_compared(

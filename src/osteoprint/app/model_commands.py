@@ -119,14 +119,14 @@ def train(
         typer.Option(
             "--steps",
             min=1,
-            help="Number of steps; by default 2200, of phantoms 2000, to refine 800.",
+            help="Number of steps; by default 3000, of phantoms 2000, to refine 800.",
         ),
     ] = None,
     variants: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of each bone, itself included; by default as many as make 640 altogether, of "
+            help="Of each bone, itself included; by default as many as make 720 altogether, of "
             "phantoms 24.",
         ),
     ] = None,

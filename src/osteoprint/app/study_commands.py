@@ -52,7 +52,7 @@ def study(
         float | None, typer.Option(min=0.05, help="Time for films and training.")
     ] = None,
     step_count: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Training steps; by default 2200.")
+        int | None, typer.Option("--steps", min=1, help="Training steps; by default 3000.")
     ] = None,
     preset: Annotated[
         str | None,

@@ -95,6 +95,7 @@ class Network:
         last, is followed by an L2 norm.
     pooling : "grid": features on a coarse grid, so that where along the bone one lies is kept;
         "whole": the backbone up to its last fully connected layer, as in the paper.
+    grid : rows and columns of that grid.
     views : AP and ML as two "channels" of one picture, or "side by side" in one.
     contrast : bring every picture to local contrast first, so that the film's curve, its
         exposure and soft tissue matter less.
@@ -109,10 +110,12 @@ class Network:
     views: Literal["channels", "side by side"] = "channels"
     contrast: bool = False
     shape_share: float = 0.0
+    grid: tuple[int, int] = (6, 2)
 
     def __post_init__(self) -> None:
         # As JSON has no tuples.
         object.__setattr__(self, "reductions", tuple(self.reductions))
+        object.__setattr__(self, "grid", tuple(self.grid))
 
     @property
     def shape_numbers(self) -> int:
@@ -140,15 +143,13 @@ class Encoder(nn.Module):
     Raises ModelError for a network that cannot be built.
     """
 
-    grid = (6, 2)
-
     def __init__(self, network: Network, *, pretrained: bool = False) -> None:
         super().__init__()
         self.network = network
         self.contrast = LocalContrast() if network.contrast else nn.Identity()
         self.backbone, features = backbone_of(network, pretrained=pretrained)
         if network.pooling == "grid":
-            features *= self.grid[0] * self.grid[1]
+            features *= network.grid[0] * network.grid[1]
         widths = (features, *network.reductions, network.dimension)
         self.reductions = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
@@ -168,7 +169,7 @@ class Encoder(nn.Module):
             x = torch.cat([x[:, :1], x[:, 1:]], dim=3)
         x = self.backbone(x)
         if self.network.pooling == "grid":
-            x = functional.adaptive_avg_pool2d(x, self.grid)
+            x = functional.adaptive_avg_pool2d(x, self.network.grid)
         x = x.flatten(1)
         *reduce, _ = self.reductions
         for layer in reduce:

@@ -26,6 +26,8 @@ _BONES, _VIEWS, _WAYS = 1200, 12, 2
 # Bones of a step, each by one pair of films.
 _AT_ONCE = 128
 _RATE, _DECAY = 1e-3, 1e-2
+# Rows and columns of places: from means over these, shapes are told as well as from all there are.
+_PLACES = (6, 2)
 
 
 def fit_shape_numbers(
@@ -50,7 +52,8 @@ def fit_shape_numbers(
     """
     count = encoder.network.shape_numbers
     bones = np.arange(len(source))[:: math.ceil(len(source) / _BONES)]
-    told = _described(encoder, source.some(bones, _VIEWS), seed)
+    means = _means_over_places(encoder).to(next(encoder.parameters()).device)
+    told = _described(encoder, source.some(bones, _VIEWS), means, seed)
     middle, spread = told.mean(dim=(0, 1)), told.std(dim=(0, 1)) + 1e-4
     told = (told - middle) / spread
     rms = torch.tensor(rms_mm[np.ix_(bones, bones)], dtype=torch.float32, device=told.device)
@@ -81,12 +84,32 @@ def fit_shape_numbers(
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         weights = layer.weight / spread
-        last.weight[-count:] = weights
         last.bias[-count:] = layer.bias - weights @ middle
+        # A weight of a mean is one of all that it is a mean of.
+        spread_out = weights.reshape(-1, means.shape[1]) @ means.T
+        last.weight[-count:] = spread_out.reshape(count, -1)
 
 
-def _described(encoder: Encoder, shown: NDArray[np.uint8], seed: int) -> Tensor:
-    """(bones, ways × views, f): what the last layer is given, of pictures changed in some ways."""
+def _means_over_places(encoder: Encoder) -> Tensor:
+    """(p, q) what turns p numbers of a feature into q means of places that lie together.
+
+    Where the last layer is given features at no places, or something made of them, each number is
+    by itself.
+    """
+    network = encoder.network
+    if network.pooling != "grid" or network.reductions:
+        return torch.eye(1)
+    count = network.grid[0] * network.grid[1]
+    each = torch.eye(count).reshape(count, 1, *network.grid)
+    wanted = (min(_PLACES[0], network.grid[0]), min(_PLACES[1], network.grid[1]))
+    return functional.adaptive_avg_pool2d(each, wanted).reshape(count, -1)
+
+
+def _described(encoder: Encoder, shown: NDArray[np.uint8], means: Tensor, seed: int) -> Tensor:
+    """(bones, ways × views, f): of what the last layer is given, of pictures changed in some ways.
+
+    ``means`` as of :func:`_means_over_places`.
+    """
     device = next(encoder.parameters()).device
     encoder.eval()
     out = []
@@ -95,7 +118,9 @@ def _described(encoder: Encoder, shown: NDArray[np.uint8], seed: int) -> Tensor:
             for way in range(_WAYS):
                 draws = torch.Generator().manual_seed((seed * 1_000_003 + number) * _WAYS + way)
                 changed = vary(torch.from_numpy(from_bytes(pictures)).to(device), draws)
-                out.append(encoder.described(changed.to(memory_format=torch.channels_last)))
+                given = encoder.described(changed.to(memory_format=torch.channels_last))
+                given = given.reshape(len(given), -1, len(means)) @ means
+                out.append(given.flatten(1))
         told = torch.stack(out)
     # Outside of inference mode: the layer that is fitted keeps it for its gradient.
     return told.reshape(len(shown), -1, told.shape[-1]).clone()

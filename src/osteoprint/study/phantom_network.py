@@ -38,13 +38,14 @@ _LONGEST_MM = 500.0
 _VOXEL_MM = 2.0
 
 PHANTOM_TRAINING = TrainingSettings(
-    # Made before there was a part for shapes.
-    network=replace(DEFAULT_NETWORK, shape_share=0.0),
+    # Made before there was a part for shapes, and with a coarser grid.
+    network=replace(DEFAULT_NETWORK, shape_share=0.0, grid=(6, 2)),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
     drawn=0.0,  # it was made before any variant was drawn
     poses_per_variant=6,
     bones_per_batch=24,
+    views_per_bone=3,
     steps=2000,
     mirror=True,
     accelerator="auto",

@@ -83,9 +83,11 @@ def check_training(settings: TrainingSettings, source: str) -> None:
         "bones_per_batch": 2, "views_per_bone": 2, "neighbours": 0, "poses_per_variant": 2,
         "steps": 1, "devices": 1, "seed": 0, "margin": 0, "weight_decay": 0, "backbone_rate": 0,
         "variants_per_bone": 1, "network.dimension": 1, "network.reductions": 1,
+        "network.grid": 1,
     }  # fmt: skip
     values = asdict(settings)
     values["network.dimension"] = settings.network.dimension
+    values["network.grid"] = min(settings.network.grid)
     values["network.reductions"] = min(settings.network.reductions, default=1)
     for name, least in at_least.items():
         if values[name] is not None and not values[name] >= least:

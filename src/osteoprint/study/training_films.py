@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Variants stay within so much of the lengths that the known bones have.
 _SHORTER, _LONGER = 0.93, 1.07
 # Bones and variants altogether, where settings do not say how many of each.
-_ALTOGETHER = 640
+_ALTOGETHER = 720
 # The films' part of the time, where that is limited.
 _SHARE = 0.4
 # Variants a task makes.
