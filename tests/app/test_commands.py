@@ -277,7 +277,7 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
     assert card["network"]["views"] == "side by side"
     told = card["settings"]
     assert (told["loss"], told["mining"], told["margin"]) == ("triplet", "semihard", 0.2)
-    assert (told["steps"], told["seed"], told["views_per_bone"]) == (1, 3, 3)
+    assert (told["steps"], told["seed"], told["views_per_bone"]) == (1, 3, 2)
     ask(capsys, "render", "--bank", world / "bank", "--out", tmp_path / "x", "--shards",
         "--workers", 1)  # fmt: skip
     ask(capsys, *asked, "--shards", tmp_path / "x")

@@ -48,7 +48,7 @@ def run_demo(
         make_phantoms(bank, names, seed, progress)
         training = TrainingSettings(
             steps=100 if quick else 200,
-            bones_per_batch=16,
+            bones_per_batch=24,
             variants_per_bone=4,
             poses_per_variant=6 if quick else 8,
             presets=("ideal",),
