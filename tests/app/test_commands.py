@@ -304,7 +304,7 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
         ("[network]\ndimension = 0", "dimension"), ("[network]\nwidth = 3", "use: backbone"),
         ("minutes = 0.0", "minutes"), ("presets = []", "presets"), ("devices = 2", "devices"),
         ("variants_per_bone = -1", "variants"), ("drawn = 1.5", "drawn is 1.5"),
-        ("[network]\nreductions = [-5]", "reductions"),
+        ("[network]\nreductions = [-5]", "reductions"), ("[network]\ngrid = [0, 2]", "grid is 0"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(world, capsys, tmp_path, text, said):
@@ -360,7 +360,9 @@ def test_without_imagenet_weights_a_network_is_trained_from_scratch(
     assert len(answer["warnings"]) == 1
     assert "ImageNet" in answer["warnings"][0]
     assert "scratch" in answer["warnings"][0]
-    assert json.loads(model.with_suffix(".json").read_text())["settings"]["pretrained"] is False
+    card = json.loads(model.with_suffix(".json").read_text())
+    assert card["settings"]["pretrained"] is False
+    assert card["network"]["grid"] == [6, 2]  # no finer than what this backbone sees
 
 
 def test_study_identification_writes_a_report(capsys, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,7 +89,7 @@ def study(
         return
     from osteoprint.bank.store import Bank
     from osteoprint.fingerprint.encoder import check_network
-    from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
+    from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings, with_backbone
     from osteoprint.study.experiment import StudySettings, load_bones
     from osteoprint.study.paper import SCALES, run_paper
     from osteoprint.study.paper_page import write_paper
@@ -99,7 +98,7 @@ def study(
     from osteoprint.study.whole_way import run_study
     from osteoprint.xray import presets
 
-    network = replace(DEFAULT_NETWORK, backbone=backbone)
+    network = with_backbone(DEFAULT_NETWORK, backbone)
     training = TrainingSettings(
         network, loss=loss, minutes=minutes, steps=step_count or TrainingSettings.steps, seed=seed
     )

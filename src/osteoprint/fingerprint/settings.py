@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from osteoprint.fingerprint.encoder import Network
+from osteoprint.fingerprint.encoder import COMPACT, Network
 from osteoprint.fingerprint.mining import Mining
 
 # Layers that are reduced one after the other, with no other step between, came to span five
@@ -14,6 +14,17 @@ from osteoprint.fingerprint.mining import Mining
 # What follows the shapes does so less and less the longer the same numbers have to tell bones
 # apart: it has some of its own.
 DEFAULT_NETWORK = Network(contrast=True, reductions=(), shape_share=0.25, grid=(12, 4))
+
+# A timm network's last features lie on half as many places each way.
+_TIMM_GRID = (6, 2)
+
+
+def with_backbone(network: Network, backbone: str) -> Network:
+    """The same network on another backbone, on a grid as fine as what that sees."""
+    if backbone == network.backbone:
+        return network
+    grid = DEFAULT_NETWORK.grid if backbone == COMPACT else _TIMM_GRID
+    return replace(network, backbone=backbone, grid=grid)
 
 
 @dataclass(frozen=True)

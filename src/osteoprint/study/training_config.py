@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from osteoprint.errors import InputError, ModelError
 from osteoprint.fingerprint.encoder import Network, backbone_of, check_network
 from osteoprint.fingerprint.losses import OTHER_LOSSES
-from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.settings import TrainingSettings, with_backbone
 from osteoprint.xray import presets
 
 
@@ -65,13 +65,14 @@ def read_training(source: str, usual: TrainingSettings) -> TrainingSettings:
 def chosen(usual: TrainingSettings, network: Network | None, **said: Any) -> TrainingSettings:
     """What is usual, with what a command line says; None says nothing.
 
-    ``network`` replaces the whole network, ``backbone`` that part of it; its pooling stays.
+    ``network`` replaces the whole network, ``backbone`` that part of it; its pooling stays, its
+    grid is as fine as what that backbone sees.
     Raises InputError as :func:`read_training`.
     """
     backbone = said.pop("backbone")
     used = network or usual.network
-    if backbone is not None and backbone != used.backbone:
-        used = replace(used, backbone=backbone)
+    if backbone is not None:
+        used = with_backbone(used, backbone)
     settings = replace(usual, network=used, **{k: v for k, v in said.items() if v is not None})
     check_training(settings, "train")
     return settings
