@@ -6,7 +6,8 @@ As in the paper: a new last layer, alone or with all layers trained, SGD or Adam
 rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
 ``--pretrained`` the networks begin with ImageNet weights, which have to be fetched; without, as
 committed where they cannot be, a head alone learns on what random layers happen to see. Lines
-that are done are kept in ``benchmarks/.cache``: an interrupted run is gone on with.
+that are done are kept in ``benchmarks/.cache``, and stand in the result: an interrupted run is gone on
+with.
 """
 
 from __future__ import annotations
@@ -48,7 +49,19 @@ def main() -> None:
     ways = transfer_ways(asked.steps, asked.batch, every=True, pretrained=asked.pretrained)
     bank = json.dumps([FILMS, HELD, [b.name for b in bones], asdict(frame)])
     kept = {way: _place(way, bank) for way in ways}
+    weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
+    scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
+    command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
+    command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
+
+    def write() -> None:
+        rows = [json.loads(kept[way].read_text()) for way in ways if kept[way].is_file()]
+        done = f"{len(rows)} of {len(ways)} ways; " if len(rows) < len(ways) else ""
+        write_result("transfer", command, 0, done + scale, rows)
+
+    write()
     left = [way for way in ways if not kept[way].is_file()]
+    left.sort(key=lambda way: way.trained != "head")  # what is soon done first
     begun = time.perf_counter()
     for way, namer in train_namers(known, left):
         answer = named(namer, from_bytes(held.reshape(-1, *held.shape[2:])))
@@ -62,12 +75,7 @@ def main() -> None:
             line["note"] = "heads learn beside each other: the first line has the time of all"
         _keep(kept[way], line)
         print(line, flush=True)
-    rows = [json.loads(kept[way].read_text()) for way in ways]
-    weights = "ImageNet weights" if asked.pretrained else "from scratch: no weights could be had"
-    scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
-    command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
-    command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
-    write_result("transfer", command, 0, scale, rows)
+        write()
 
 
 def _place(way: TransferSettings, bank: str) -> Path:
