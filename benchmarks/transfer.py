@@ -6,8 +6,8 @@ As in the paper: a new last layer, alone or with all layers trained, SGD or Adam
 rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
 ``--pretrained`` the networks begin with ImageNet weights, which have to be fetched; without, as
 committed where they cannot be, a head alone learns on what random layers happen to see. Lines
-that are done are kept in ``benchmarks/.cache``, and stand in the result: an interrupted run is gone on
-with.
+that are done are kept in ``benchmarks/.cache`` and stand in the result; an interrupted run is gone
+on with.
 """
 
 from __future__ import annotations
