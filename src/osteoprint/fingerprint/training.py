@@ -98,7 +98,8 @@ def train(
     done = _run(steps, run, first, settings, progress)
     encoder.eval()
     if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
-        fit_shape_numbers(encoder, source, rms_mm, steps=settings.steps, seed=settings.seed)
+        with _no_tiny_numbers():
+            fit_shape_numbers(encoder, source, rms_mm, steps=settings.steps, seed=settings.seed)
     card = ModelCard(
         network=settings.network,
         frame=frame,
