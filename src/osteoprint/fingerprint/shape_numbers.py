@@ -25,9 +25,7 @@ from osteoprint.fingerprint.samples import from_bytes, vary
 _BONES, _VIEWS, _WAYS = 1200, 12, 2
 # Bones of a step, each by one pair of films.
 _AT_ONCE = 128
-# So strong a decay: of the known bones, four left out six times, 0.53 would have been nearer than
-# the one named; with a hundredth of it, 0.64.
-_RATE, _DECAY = 1e-3, 1.0
+_RATE, _DECAY = 1e-3, 1e-2
 # Rows and columns of places: from means over these, shapes are told as well as from all there are.
 _PLACES = (6, 2)
 
