@@ -26,7 +26,7 @@ _BONES, _VIEWS, _WAYS = 1200, 12, 2
 # Bones of a step, each by one pair of films.
 _AT_ONCE = 128
 _RATE, _DECAY = 1e-3, 1e-2
-# Rows and columns of places: from means over these, shapes are told as well as from all there are.
+# Rows and columns of places over which features are averaged: for these the fit was settled.
 _PLACES = (6, 2)
 
 
