@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         """(B, 2, H, W) -> (B, f): what the last layer is given."""
         x = self.contrast(x)
         if self.network.views == "side by side":
-            x = torch.cat([x[:, :1], x[:, 1:]], dim=3)
+            x = side_by_side(x)
         x = self.backbone(x)
         if self.network.pooling == "grid":
             x = functional.adaptive_avg_pool2d(x, self.network.grid)
@@ -175,6 +175,11 @@ class Encoder(nn.Module):
         for layer in reduce:
             x = functional.normalize(layer(x), dim=1)
         return x
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """(B, 2, H, W) -> (B, 1, H, 2W): AP and ML in one picture, as in the paper."""
+    return torch.cat([x[:, :1], x[:, 1:]], dim=3)
 
 
 # Standard deviations of a Gaussian beyond which nothing is counted.

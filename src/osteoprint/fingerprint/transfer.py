@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from osteoprint.errors import ModelError
-from osteoprint.fingerprint.encoder import Network, backbone_of
+from osteoprint.fingerprint.encoder import Network, backbone_of, side_by_side
 from osteoprint.fingerprint.samples import from_bytes, vary
 
 # Batches from which a network's statistics are taken anew.
@@ -71,13 +71,8 @@ class BoneNamer(nn.Module):
         return BoneNamer(built, nn.Linear(features, bones))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, H, 2W), see :func:`beside` -> (B, bones) logits; the greatest is the name."""
+        """(B, 1, H, 2W), AP and ML side by side -> (B, bones) logits; the greatest is the name."""
         return cast(Tensor, self.head(self.backbone(x)))
-
-
-def beside(x: Tensor) -> Tensor:
-    """(B, 2, H, W) -> (B, 1, H, 2W): AP and ML side by side in one picture, as in the paper."""
-    return torch.cat([x[:, :1], x[:, 1:]], dim=3)
 
 
 def train_namers(
@@ -170,7 +165,7 @@ def _batch(
     views = rng.integers(0, pictures.shape[1], of.batch)
     drawn = torch.Generator().manual_seed(int(rng.integers(2**62)))
     images = vary(torch.from_numpy(from_bytes(pictures[bones, views])), drawn)
-    return beside(images).to(device), torch.from_numpy(bones).to(device)
+    return side_by_side(images).to(device), torch.from_numpy(bones).to(device)
 
 
 def _some(
@@ -188,5 +183,5 @@ def named(namer: BoneNamer, pictures: NDArray[np.float32], batch: int = 32) -> N
     with torch.inference_mode():
         for start in range(0, len(pictures), batch):
             block = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch]))
-            parts.append(namer(beside(block)).argmax(dim=1).numpy())
+            parts.append(namer(side_by_side(block)).argmax(dim=1).numpy())
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
