@@ -25,7 +25,7 @@ from osteoprint.fingerprint.samples import from_bytes, vary
 _BONES, _VIEWS, _WAYS = 1200, 12, 2
 # Bones of a step, each by one pair of films.
 _AT_ONCE = 128
-_RATE, _DECAY = 1e-3, 1e-2
+_RATE, _DECAY = 1e-3, 1.0
 # Rows and columns of places over which features are averaged: for these the fit was settled.
 _PLACES = (6, 2)
 
