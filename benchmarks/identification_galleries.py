@@ -76,8 +76,10 @@ def gallery_rows(scene: Scene) -> Iterator[Row]:
             ("real unseen bones asked about, their films stood in for as well", alike),
             (f"{len(foreign)} femora of another source, clinic", _alone(foreign_prints, beside)),
         ):
+            each = group.reshape(len(group), -1).mean(axis=1)
             yield row(f"rank 1 in a gallery of {size:,}, {name}", group.mean(), "share",
-                      n=int(group.size), note=NOTE)  # fmt: skip
+                      n=int(group.size), worst_bone=round(float(each.min()), 4),
+                      note=NOTE)  # fmt: skip
         gallery = np.concatenate([real[np.arange(len(real)), rng.integers(0, FEWER, len(real))],
                                   beside])  # fmt: skip
         count = min(ASKED, len(beside))

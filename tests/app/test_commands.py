@@ -305,6 +305,7 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
         ("minutes = 0.0", "minutes"), ("presets = []", "presets"), ("devices = 2", "devices"),
         ("variants_per_bone = -1", "variants"), ("drawn = 1.5", "drawn is 1.5"),
         ("[network]\nreductions = [-5]", "reductions"), ("[network]\ngrid = [0, 2]", "grid is 0"),
+        ("[network]\nlooks = 99", "looks is 99"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(world, capsys, tmp_path, text, said):

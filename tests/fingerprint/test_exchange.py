@@ -20,7 +20,10 @@ def some_model(network: Network) -> Model:
     return Model(Encoder(network).eval(), card)
 
 
-@pytest.mark.parametrize("network", [Network(contrast=True), Network("resnet10t", 32)])
+@pytest.mark.parametrize(
+    "network",
+    [Network(contrast=True), Network(shape_share=0.25, looks=3), Network("resnet10t", 32)],
+)
 def test_onnx_gives_the_same_fingerprints(network: Network, tmp_path: Path, capsys) -> None:
     import onnxruntime
 

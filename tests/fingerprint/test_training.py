@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint import training as training_module
 from osteoprint.fingerprint.checkpoint import Checkpoint
-from osteoprint.fingerprint.encoder import Encoder, LocalContrast, Network
+from osteoprint.fingerprint.encoder import _MOVES, Encoder, LocalContrast, Network
 from osteoprint.fingerprint.model import Model, ModelCard, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
 from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
@@ -203,6 +203,38 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
         np.testing.assert_allclose(Model(encoder, card).of_shape(prints), wanted, atol=1e-6)
     # Of one number none can be spared.
     assert Network(dimension=1, shape_share=0.25).shape_numbers == 0
+
+
+def test_a_fingerprint_of_several_looks_is_the_mean_of_those_of_moved_pictures():
+    """Taken apart by hand: each film moved by whole pixels, what comes in is black."""
+    network = Network(contrast=True, reductions=(), shape_share=0.25, looks=3)
+    torch.manual_seed(0)
+    encoder, pictures = Encoder(network).eval(), torch.rand(2, 2, 48, 16)
+
+    def by_hand(ap: tuple[int, int], ml: tuple[int, int]) -> torch.Tensor:
+        out = torch.zeros_like(pictures)
+        for view, (down, right) in enumerate((ap, ml)):
+            for row in range(48):
+                for column in range(16):
+                    if 0 <= row - down < 48 and 0 <= column - right < 16:
+                        out[:, view, row, column] = pictures[:, view, row - down, column - right]
+        return encoder.once(out)
+
+    with torch.inference_mode():
+        mean = (by_hand((0, 0), (0, 0)) + by_hand(*_MOVES[1]) + by_hand(*_MOVES[2])) / 3
+        told = encoder(pictures)
+        assert not torch.allclose(told, encoder.once(pictures), atol=1e-3)
+    for part, share in ((slice(0, 96), 0.75), (slice(96, 128), 0.25)):
+        wanted = torch.nn.functional.normalize(mean[:, part], dim=1) * share**0.5
+        torch.testing.assert_close(told[:, part], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_training_looks_once():
+    encoder = Encoder(Network(reductions=(), looks=3)).train()
+    seen = []
+    encoder.backbone.register_forward_hook(lambda *_: seen.append(1))
+    encoder(torch.rand(2, 2, 48, 16))
+    assert len(seen) == 1
 
 
 def test_the_papers_networks_end_in_their_last_connected_layer():

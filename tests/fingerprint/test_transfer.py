@@ -54,11 +54,14 @@ def test_heads_that_learn_beside_each_other_learn_what_each_would_alone(pictures
         dataclasses.replace(head, optimiser="sgd", learning_rate=0.01),
         dataclasses.replace(head, learning_rate=0.01),
         dataclasses.replace(SETTINGS, steps=1),
+        dataclasses.replace(SETTINGS, steps=1),
         dataclasses.replace(head, backbone="resnet14t"),
     ]
     together = list(train_namers(pictures, ways))
     assert [way for way, _ in together] == ways
     assert together[0][1].backbone is together[1][1].backbone
+    # Of all layers, each trains its own, though both be told the same.
+    assert together[2][1].backbone is not together[3][1].backbone
     for way, namer in together:
         alone = train_namer(pictures, way).state_dict()
         assert all(value.equal(alone[name]) for name, value in namer.state_dict().items())

@@ -40,7 +40,7 @@ def attention_maps(
     aims = torch.from_numpy(np.ascontiguousarray(towards, np.float32))
 
     def likeness(images: Tensor) -> Tensor:
-        return cast(Tensor, (encoder(images) * aims).sum(dim=1))
+        return cast(Tensor, (encoder.once(images) * aims).sum(dim=1))
 
     images = torch.from_numpy(np.ascontiguousarray(pictures, np.float32))
     layer = last_map(encoder, images[:1])
@@ -66,7 +66,7 @@ def last_map(encoder: Encoder, picture: Tensor) -> nn.Module:
     hooks = [m.register_forward_hook(seen) for m in encoder.backbone.modules()]
     try:
         with torch.inference_mode():
-            encoder(picture)
+            encoder.once(picture)
     finally:
         for hook in hooks:
             hook.remove()

@@ -96,6 +96,8 @@ class Network:
     pooling : "grid": features on a coarse grid, so that where along the bone one lies is kept;
         "whole": the backbone up to its last fully connected layer, as in the paper.
     grid : rows and columns of that grid.
+    looks : a fingerprint is the mean of those of so many copies of the pictures, each film moved by
+        a few pixels of its own; 1: that of the pictures as they are. In training there is one.
     views : AP and ML as two "channels" of one picture, or "side by side" in one.
     contrast : bring every picture to local contrast first, so that the film's curve, its
         exposure and soft tissue matter less.
@@ -111,6 +113,7 @@ class Network:
     contrast: bool = False
     shape_share: float = 0.0
     grid: tuple[int, int] = (6, 2)
+    looks: int = 1
 
     def __post_init__(self) -> None:
         # As JSON has no tuples.
@@ -155,7 +158,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2, H, W) -> (B, d), each row of unit length."""
-        x, count = self.reductions[-1](self.described(x)), self.network.shape_numbers
+        if self.training or self.network.looks == 1:
+            return self.once(x)
+        looks = [self.once(moved(x, by)) for by in _MOVES[: self.network.looks]]
+        return self._unit(torch.stack(looks).mean(dim=0))
+
+    def once(self, x: Tensor) -> Tensor:
+        """The same of one look, at the pictures as they are."""
+        return self._unit(self.reductions[-1](self.described(x)))
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """(B, d) -> the same of unit length, both parts where some numbers are for shapes."""
+        count = self.network.shape_numbers
         if not count:
             return functional.normalize(x, dim=1)
         share, parts = count / self.network.dimension, (x[:, :-count], x[:, -count:])
@@ -175,6 +189,27 @@ class Encoder(nn.Module):
         for layer in reduce:
             x = functional.normalize(layer(x), dim=1)
         return x
+
+
+# Pixels (down, right) by which each look moves AP and ML: a fingerprint hangs a little on where the
+# network's steps of four pixels fall, and on how exactly the bone was found.
+_MOVES = (
+    ((0, 0), (0, 0)),
+    ((1, 1), (-1, -1)),
+    ((-1, -1), (1, 1)),
+    ((1, -1), (-1, 1)),
+    ((-1, 1), (1, -1)),
+)
+MOST_LOOKS = len(_MOVES)
+
+
+def moved(x: Tensor, by: tuple[tuple[int, int], tuple[int, int]]) -> Tensor:
+    """(B, 2, H, W) -> the same, each view moved by (down, right) pixels; what comes in is 0."""
+    views = []
+    for view, (down, right) in enumerate(by):
+        own = functional.pad(x[:, view], (right, -right, down, -down))
+        views.append(own)
+    return torch.stack(views, dim=1)
 
 
 def side_by_side(x: Tensor) -> Tensor:

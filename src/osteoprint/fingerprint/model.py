@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from osteoprint.errors import ModelError
-from osteoprint.fingerprint.encoder import Encoder, Network
+from osteoprint.fingerprint.encoder import MOST_LOOKS, Encoder, Network
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.xray.standard import StandardFrame
 
@@ -80,9 +80,14 @@ class ModelCard:
     def check(self) -> None:
         """Raises ValueError or TypeError where a value is none that a training writes."""
         network, frame = self.network, self.frame
-        widths = (*network.reductions, network.dimension, frame.rows, frame.columns)
+        widths = (
+            *network.reductions, *network.grid, network.dimension, network.looks,
+            frame.rows, frame.columns,
+        )  # fmt: skip
         if not all(isinstance(width, int) and width > 0 for width in widths):
             raise ValueError("sizes are whole numbers above 0")
+        if network.looks > MOST_LOOKS:
+            raise ValueError("more looks than there are ways to move")
         if not 0.0 <= network.shape_share <= 0.5:
             raise ValueError("at most half of the numbers are for shapes")
         if not (isinstance(network.backbone, str) and frame.spacing_mm > 0):

@@ -10,7 +10,8 @@ from osteoprint.fingerprint.mining import Mining
 
 # Layers that are reduced one after the other, with no other step between, came to span five
 # dimensions of 128; one layer tells far more bones apart.
-# All places of the last features, not means of four: with them a fifth fewer bones are mistaken.
+# All places of the last features, not means of four: with them a fifth fewer of the known bones and
+# of another source's are mistaken (decision 8).
 # What follows the shapes does so less and less the longer the same numbers have to tell bones
 # apart: it has some of its own.
 DEFAULT_NETWORK = Network(contrast=True, reductions=(), shape_share=0.25, grid=(12, 4))

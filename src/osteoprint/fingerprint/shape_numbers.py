@@ -49,6 +49,8 @@ def fit_shape_numbers(
     rms_mm : (bones, bones) surface RMS; infinity where it is not known.
     steps : of the fit.
     seed : of everything drawn.
+
+    Nothing is fitted where no bone's shape is compared with another's.
     """
     count = encoder.network.shape_numbers
     bones = np.arange(len(source))[:: math.ceil(len(source) / _BONES)]
@@ -56,12 +58,38 @@ def fit_shape_numbers(
     told = _described(encoder, source.some(bones, _VIEWS), means, seed)
     middle, spread = told.mean(dim=(0, 1)), told.std(dim=(0, 1)) + 1e-4
     told = (told - middle) / spread
-    rms = torch.tensor(rms_mm[np.ix_(bones, bones)], dtype=torch.float32, device=told.device)
+    among = rms_mm[np.ix_(bones, bones)]
     # Bones whose shape is compared with no other's teach nothing.
-    compared = np.flatnonzero(np.isfinite(rms_mm[np.ix_(bones, bones)]).sum(axis=1) > 1)
+    compared = np.flatnonzero(np.isfinite(among).sum(axis=1) > 1)
     if not len(compared):
         return
-    scale, rng = typical_rms(rms_mm), np.random.default_rng([seed, 10])
+    layer = _fitted(told, among, compared, typical_rms(rms_mm), count, steps, seed)
+    last = encoder.reductions[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        weights = layer.weight / spread
+        last.bias[-count:] = layer.bias - weights @ middle
+        # A weight of a mean is one of all that it is a mean of.
+        spread_out = weights.reshape(-1, means.shape[1]) @ means.T
+        last.weight[-count:] = spread_out.reshape(count, -1)
+
+
+def _fitted(
+    told: Tensor,
+    rms_mm: NDArray[np.float64],
+    compared: NDArray[np.int64],
+    scale_mm: float,
+    count: int,
+    steps: int,
+    seed: int,
+) -> torch.nn.Linear:
+    """A layer that turns (bones, views, f) features into ``count`` numbers that follow shapes.
+
+    Drawn are the bones ``compared``, of (bones, bones) surface RMS; ``scale_mm`` as in
+    ``losses.shape_target``.
+    """
+    rms = torch.tensor(rms_mm, dtype=torch.float32, device=told.device)
+    rng = np.random.default_rng([seed, 10])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = torch.nn.Linear(told.shape[2], count).to(told.device)
@@ -76,18 +104,11 @@ def fit_shape_numbers(
         known = rms[chosen][:, chosen]
         if known.isfinite().sum() == len(known):
             continue
-        loss = shape_error(shapes, known, scale)
+        loss = shape_error(shapes, known, scale_mm)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    last = encoder.reductions[-1]
-    assert isinstance(last, torch.nn.Linear)
-    with torch.no_grad():
-        weights = layer.weight / spread
-        last.bias[-count:] = layer.bias - weights @ middle
-        # A weight of a mean is one of all that it is a mean of.
-        spread_out = weights.reshape(-1, means.shape[1]) @ means.T
-        last.weight[-count:] = spread_out.reshape(count, -1)
+    return layer
 
 
 def _means_over_places(encoder: Encoder) -> Tensor:

@@ -89,15 +89,18 @@ def train_namers(
     ----------
     pictures : (bones, poses, 2, rows, columns) uint8, from ``samples.render_set``.
     ways : see :class:`TransferSettings`.
-    progress : called with (share of one network's steps done, current loss).
+    progress : called with (share of one network's steps done, current loss, the mean of those
+        that learn beside each other).
 
-    Yields each way, in their order, and what was trained by it, on the CPU. Raises ModelError as
-    :meth:`BoneNamer.of`, and for fewer than two bones.
+    Yields each way, in their order, and what was trained by it, on the CPU. Namers of which the
+    last layer alone was trained, one after the other on one backbone, share that backbone's
+    weights. Raises ModelError, when the first is asked for, as :meth:`BoneNamer.of`, and for fewer
+    than two bones.
     """
     if len(pictures) < 2:
         raise ModelError("training", "needs at least two bones", "ingest more bones")
-    for _, several in itertools.groupby(ways, _seen_alike):
-        group = list(several)
+    for _, several in itertools.groupby(enumerate(ways), _seen_alike):
+        group = [way for _, way in several]
         yield from zip(group, _train(pictures, group, progress), strict=True)
 
 
@@ -108,9 +111,15 @@ def train_namer(
     return next(train_namers(pictures, [settings], progress))[1]
 
 
-def _seen_alike(way: TransferSettings) -> TransferSettings:
-    """The same for all ways whose last layers are given the same numbers."""
-    return replace(way, optimiser="sgd", learning_rate=0.0) if way.trained == "head" else way
+def _seen_alike(numbered: tuple[int, TransferSettings]) -> tuple[int, TransferSettings]:
+    """The same for all ways whose last layers are given the same numbers.
+
+    Two ways that train the whole network, be they equal, never share one.
+    """
+    number, way = numbered
+    if way.trained == "all":
+        return number, way
+    return -1, replace(way, optimiser="sgd", learning_rate=0.0)
 
 
 def _train(
@@ -137,13 +146,15 @@ def _train(
         if head_only:
             with torch.no_grad():
                 given = backbone(given)
+        losses = []
         for part, optimiser in learners:
             loss = functional.cross_entropy(part(given), bones)
             optimiser.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimiser.step()
+            losses.append(float(loss.detach()))
         if progress:
-            progress((step + 1) / of.steps, float(loss.detach()))
+            progress((step + 1) / of.steps, float(np.mean(losses)))
     if not head_only and of.steps:
         # Running means lag behind weights that have just moved.
         update_bn(_some(pictures, of, fabric.device), backbone)
@@ -177,7 +188,10 @@ def _some(
 
 
 def named(namer: BoneNamer, pictures: NDArray[np.float32], batch: int = 32) -> NDArray[np.int64]:
-    """(n, 2, H, W) standard pictures -> (n,) which of the bones it was taught."""
+    """(n, 2, H, W) standard pictures -> (n,) which of the bones it was taught.
+
+    AP and ML are laid side by side for it.
+    """
     namer.eval()
     parts = []
     with torch.inference_mode():

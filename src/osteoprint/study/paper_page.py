@@ -92,12 +92,14 @@ def rows(study: PaperStudy) -> list[Row]:
     leaky = [c for c in study.classified if c.split == "random"]
     strict = [c for c in study.classified if c.split in ("angle", "one view")]
     best = max((t["accuracy"] for t in study.transfer), default=float("nan"))
+    scale = f"Scale: {study.scale.name}."
+    if not all(t["pretrained"] for t in study.transfer):
+        scale += " The paper’s networks began with ImageNet weights; these from scratch."
     on_bone = study.attention.on_bone
     looked = on_bone[np.isfinite(on_bone)]
     out = [
         Row("transfer learning: best validation accuracy", "100 % (ResNet-50, Inception-V3)",
-            f"{best:.1%}", f"Scale: {study.scale.name}. Without ImageNet weights, and in few "
-            "steps, these networks hardly begin to learn."),
+            f"{best:.1%}", scale),
         Row("attention: bones whose films are looked at where bone is", "28 of 29",
             f"{int((looked > 0.5).sum())} of {len(looked)}",
             f"Counted where more than half of Grad-CAM lies on bone; {float(np.mean(looked)):.0%} "

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from osteoprint.errors import InputError, ModelError
-from osteoprint.fingerprint.encoder import Network, backbone_of, check_network
+from osteoprint.fingerprint.encoder import MOST_LOOKS, Network, backbone_of, check_network
 from osteoprint.fingerprint.losses import OTHER_LOSSES
 from osteoprint.fingerprint.settings import TrainingSettings, with_backbone
 from osteoprint.xray import presets
@@ -51,6 +51,10 @@ def read_training(source: str, usual: TrainingSettings) -> TrainingSettings:
         names = " or ".join(KNOWN)
         fix = f"name a TOML file, or {names}"
         raise InputError(source, f"cannot be read as settings ({_first(error)})", fix) from None
+    network = said.get("network")
+    if isinstance(network, dict) and isinstance(backbone := network.get("backbone"), str):
+        # What the file leaves out of the network is usual for its backbone.
+        usual = replace(usual, network=with_backbone(usual.network, backbone))
     values = _with(asdict(usual), said, source)
     try:
         settings = TypeAdapter(TrainingSettings).validate_python(values)
@@ -96,6 +100,10 @@ def check_training(settings: TrainingSettings, source: str) -> None:
     share = settings.network.shape_share
     if not 0.0 <= share <= 0.5:
         raise InputError(source, f"network.shape_share is {share}", "give 0 to 0.5")
+    if not 1 <= settings.network.looks <= MOST_LOOKS:
+        raise InputError(
+            source, f"network.looks is {settings.network.looks}", f"give 1 to {MOST_LOOKS}"
+        )
     if not 0.0 <= settings.drawn <= 1.0:
         raise InputError(source, f"drawn is {settings.drawn}", "give 0 to 1")
     for name in ("learning_rate", "minutes"):
