@@ -38,8 +38,8 @@ _LONGEST_MM = 500.0
 _VOXEL_MM = 2.0
 
 PHANTOM_TRAINING = TrainingSettings(
-    # Made before there was a part for shapes, and with a coarser grid.
-    network=replace(DEFAULT_NETWORK, shape_share=0.0, grid=(6, 2)),
+    # Made before there was a part for shapes, with a coarser grid, to look once.
+    network=replace(DEFAULT_NETWORK, shape_share=0.0, grid=(6, 2), looks=1),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
     drawn=0.0,  # it was made before any variant was drawn
