@@ -193,7 +193,7 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
     network = Network(contrast=True, reductions=(), shape_share=0.25)
     encoder = Encoder(network).eval()
     with torch.inference_mode():
-        prints = encoder(torch.rand(3, 2, 48, 16)).numpy()
+        prints = encoder(pictures := torch.rand(3, 2, 48, 16)).numpy()
     assert prints.shape == (3, 128)
     for part, share in ((prints[:, :96], 0.75), (prints[:, 96:], 0.25)):
         np.testing.assert_allclose((part**2).sum(axis=1), share, rtol=1e-5)
@@ -201,6 +201,15 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
     for loss, wanted in (("shape", 2.0 * prints[:, 96:]), ("triplet", prints)):
         card = ModelCard(network, FRAME, loss, {"bones": []}, {})
         np.testing.assert_allclose(Model(encoder, card).of_shape(prints), wanted, atol=1e-6)
+    # In use they may have another share than in training; what is within each stays.
+    encoder.network = dataclasses.replace(network, shape_weight=0.4)
+    encoder.eval()
+    with torch.inference_mode():
+        weighed = encoder(pictures).numpy()
+    np.testing.assert_allclose(weighed[:, :96], prints[:, :96] * (0.6 / 0.75) ** 0.5, atol=1e-6)
+    np.testing.assert_allclose(weighed[:, 96:], prints[:, 96:] * (0.4 / 0.25) ** 0.5, atol=1e-6)
+    trained = encoder.train()(pictures).detach().numpy()
+    np.testing.assert_allclose((trained[:, 96:] ** 2).sum(axis=1), 0.25, rtol=1e-5)
     # Of one number none can be spared.
     assert Network(dimension=1, shape_share=0.25).shape_numbers == 0
 

@@ -103,6 +103,8 @@ class Network:
         exposure and soft tissue matter less.
     shape_share : this share of the fingerprint's numbers, its last, are for comparing shapes, and
         have this share of its squared length; see ``losses.shape_loss``.
+    shape_weight : the share of the squared length that they have when the network is used; None:
+        the same as in training.
     """
 
     backbone: str = COMPACT
@@ -114,6 +116,7 @@ class Network:
     shape_share: float = 0.0
     grid: tuple[int, int] = (6, 2)
     looks: int = 1
+    shape_weight: float | None = None
 
     def __post_init__(self) -> None:
         # As JSON has no tuples.
@@ -169,10 +172,12 @@ class Encoder(nn.Module):
 
     def _unit(self, x: Tensor) -> Tensor:
         """(B, d) -> the same of unit length, both parts where some numbers are for shapes."""
-        count = self.network.shape_numbers
+        count, share = self.network.shape_numbers, self.network.shape_weight
         if not count:
             return functional.normalize(x, dim=1)
-        share, parts = count / self.network.dimension, (x[:, :-count], x[:, -count:])
+        if self.training or share is None:
+            share = count / self.network.dimension
+        parts = x[:, :-count], x[:, -count:]
         apart, shape = (functional.normalize(part, dim=1) for part in parts)
         return torch.cat([(1.0 - share) ** 0.5 * apart, share**0.5 * shape], dim=1)
 

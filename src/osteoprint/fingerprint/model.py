@@ -90,6 +90,8 @@ class ModelCard:
             raise ValueError("more looks than there are ways to move")
         if not 0.0 <= network.shape_share <= 0.5:
             raise ValueError("at most half of the numbers are for shapes")
+        if network.shape_weight is not None and not 0.0 <= network.shape_weight <= 1.0:
+            raise ValueError("a share of the length")
         if not (isinstance(network.backbone, str) and frame.spacing_mm > 0):
             raise ValueError("a backbone has a name, a pixel a size")
         if not all(isinstance(v, dict) for v in (self.trained_on, self.figures, self.settings)):

@@ -26,6 +26,9 @@ _BONES, _VIEWS, _WAYS = 1200, 12, 2
 # Bones of a step, each by one pair of films.
 _AT_ONCE = 128
 _RATE, _DECAY = 1e-3, 1.0
+# Of a fingerprint's squared length in use. In training they have less, a quarter: until they are
+# fitted anew they tell bones apart that are learnt by heart, and no others.
+SHAPE_WEIGHT = 0.4
 # Rows and columns of places over which features are averaged: for these the fit was settled.
 _PLACES = (6, 2)
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from osteoprint.fingerprint.losses import (
 from osteoprint.fingerprint.model import Model, ModelCard
 from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
-from osteoprint.fingerprint.shape_numbers import fit_shape_numbers
+from osteoprint.fingerprint.shape_numbers import SHAPE_WEIGHT, fit_shape_numbers
 from osteoprint.xray.standard import StandardFrame
 
 # Views of each bone on which a trained network is looked at.
@@ -100,8 +100,10 @@ def train(
     if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
         with _no_tiny_numbers():
             fit_shape_numbers(encoder, source, rms_mm, steps=settings.steps, seed=settings.seed)
+        if encoder.network.shape_weight is None:
+            encoder.network = replace(encoder.network, shape_weight=SHAPE_WEIGHT)
     card = ModelCard(
-        network=settings.network,
+        network=encoder.network,
         frame=frame,
         loss=settings.loss,
         trained_on=trained_on,
