@@ -253,10 +253,10 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
     """The nearest of the known, enrolled as ``enrol`` does, by the unseen bones' clinic films."""
     model = scene.model()
     unseen = scene.unseen
-    gallery = model.of_shape(embedded(model, enrolled_pictures(scene)[:KNOWN]))
+    gallery = model.shape_of_views(embedded(model, enrolled_pictures(scene)[:KNOWN]))
     truth = _truth(scene)
     prints = model.of_shape(embedded(model, clinic_pictures(unseen, "unseen", scene.frame)))
-    apart = ((prints[:, :, None, None] - gallery[None, None]) ** 2).sum(-1).min(axis=3)
+    apart = ((prints[:, :, None] - gallery) ** 2).sum(axis=3)
     picks = apart.argmin(axis=2)
     found = np.take_along_axis(truth, picks, axis=1)
     best = truth.min(axis=1, keepdims=True)

@@ -35,15 +35,15 @@ def nearest_by_fingerprint(known: Sequence[Bone], pairs: Sequence[FilmPair]) -> 
             (pair.ap.radiograph, pair.ml.radiograph), model.card.frame, stretches=pair.stretches
         )
         embedded = model.of_shape(model.embed(shown[None]))[0]
-        picks.append(int(((gallery - embedded) ** 2).sum(axis=2).min(axis=1).argmin()))
+        picks.append(int(((gallery - embedded) ** 2).sum(axis=1).argmin()))
     return picks
 
 
 def _trained(known: Sequence[Bone]) -> tuple[Model, np.ndarray]:
-    """A network trained on the known bones, and (bones, views, d) of their fingerprints."""
+    """A network trained on the known bones, and (bones, s) what their shapes are compared by."""
     frame = frame_for([b.frame.length_mm for b in known])
     bones = study_bones(known, 0, frame)
     model = train_on(bones, frame, TrainingSettings())
     pictures = render_set([b.sample for b in bones], [gallery_poses() for _ in bones], frame)
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    return model, model.of_shape(model.embed(flat)).reshape(*pictures.shape[:2], -1)
+    return model, model.shape_of_views(model.embed(flat).reshape(*pictures.shape[:2], -1))

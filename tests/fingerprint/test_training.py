@@ -210,6 +210,11 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
     np.testing.assert_allclose(weighed[:, 96:], prints[:, 96:] * (0.4 / 0.25) ** 0.5, atol=1e-6)
     trained = encoder.train()(pictures).detach().numpy()
     np.testing.assert_allclose((trained[:, 96:] ** 2).sum(axis=1), 0.25, rtol=1e-5)
+    # Of several views of a bone, the mean of what each says.
+    model = Model(encoder, ModelCard(network, FRAME, "shape", {"bones": []}, {}))
+    mean = model.of_shape(prints).mean(axis=0)
+    told = model.shape_of_views(np.stack([prints, prints]))
+    np.testing.assert_allclose(told, [mean / np.linalg.norm(mean)] * 2, atol=1e-6)
     # Of one number none can be spared.
     assert Network(dimension=1, shape_share=0.25).shape_numbers == 0
 

@@ -141,6 +141,15 @@ class Model:
         part = fingerprints[..., -count:]  # all of them for 0
         return np.asarray(part / np.linalg.norm(part, axis=-1, keepdims=True), np.float32)
 
+    def shape_of_views(self, fingerprints: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(..., views, d) of one bone -> (..., s) of unit length: what its shape is compared by.
+
+        A bone has one shape, whatever the view: the mean of what its views say of it. By the
+        nearest view, one that is off decides.
+        """
+        mean = self.of_shape(fingerprints).mean(axis=-2)
+        return np.asarray(mean / np.linalg.norm(mean, axis=-1, keepdims=True), np.float32)
+
     def embed_bytes(self, pictures: NDArray[np.uint8], batch: int = 1024) -> NDArray[np.float32]:
         """The same of (n, 2, H, W) uint8, see ``samples.to_bytes``; little memory for many."""
         blocks = (pictures[k : k + batch] for k in range(0, len(pictures), batch))

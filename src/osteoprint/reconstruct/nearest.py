@@ -6,7 +6,7 @@ For bones that are not in the bank the films' own shape finds the nearest one mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from osteoprint.bank.evidence import Calibration
 from osteoprint.bank.records import BoneRecord, ModelRecord
-from osteoprint.bank.search import Match, nearest
+from osteoprint.bank.search import Fingerprints, Match, nearest
 from osteoprint.bank.store import Bank
 from osteoprint.errors import BankError, FilmError
 from osteoprint.fingerprint.model import Model, load_model
@@ -132,10 +132,11 @@ class Lookup:
     def nearest_shapes(self, query: Query, top: int) -> list[Match]:
         """The bones nearest in shape, as far as fingerprints say it, nearest first.
 
-        Distances are those of the numbers that are for shapes.
+        Distances are those of the numbers that are for shapes, to the mean of a bone's views.
         """
         known = self.bank.fingerprints(self.record)
-        shapes = replace(known, vectors=self.model.of_shape(known.vectors))
+        means = [self.model.shape_of_views(known.of(bone)) for bone in known.bones]
+        shapes = Fingerprints.from_rows(known.bones, ["mean"] * len(means), np.stack(means))
         asked = self.model.of_shape(query.fingerprint)
         return list(nearest(asked, shapes, top=top, exclude=query.other_side))
 

@@ -271,8 +271,8 @@ def _nearest_other(
     Only bones between which it is known are compared.
     """
     flat = from_bytes(pictures.reshape(-1, *pictures.shape[2:]))
-    embedded = model.of_shape(model.embed(flat)).reshape(*pictures.shape[:2], -1)
-    nearest = np.einsum("apd,bvd->apbv", embedded, embedded).max(axis=3)
+    embedded = model.embed(flat).reshape(*pictures.shape[:2], -1)
+    nearest = model.of_shape(embedded) @ model.shape_of_views(embedded).T
     index = np.arange(len(pictures))
     same_person = people[:, None] == people[None, :]
     comparable = ~same_person & np.isfinite(rms_mm)

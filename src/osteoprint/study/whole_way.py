@@ -136,7 +136,9 @@ def run_study(
     watch.book("Recognising")
     asked = [probe_poses(settings.probes, rng) for _ in experiment.unseen]
     films = take_films(model, experiment.unseen, asked, "Taking films of unseen bones", watch)
-    shapes = Views(model.of_shape(views.gallery), model.of_shape(views.probes))
+    # One for each bone, whatever the view.
+    enrolled = model.shape_of_views(views.gallery)[:, None]
+    shapes = Views(enrolled, model.of_shape(views.probes))
     unseen = model.of_shape(films.fingerprints)
     nearest = nearest_study(experiment, shapes, unseen, watch)
     alignments = align_favourites(experiment, shapes, unseen)
