@@ -40,7 +40,7 @@ def attention_maps(
     aims = torch.from_numpy(np.ascontiguousarray(towards, np.float32))
 
     def likeness(images: Tensor) -> Tensor:
-        return cast(Tensor, (encoder.once(images) * aims).sum(dim=1))
+        return (encoder.once(images) * aims).sum(dim=1)
 
     images = torch.from_numpy(np.ascontiguousarray(pictures, np.float32))
     layer = last_map(encoder, images[:1])
