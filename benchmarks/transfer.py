@@ -6,7 +6,8 @@ As in the paper: a new last layer, alone or with all layers trained, SGD or Adam
 rates; AP and ML side by side. Validated on films kept from the training (a random fifth). With
 ``--pretrained`` the networks begin with ImageNet weights, which have to be fetched; without, a head
 alone learns on what random layers happen to see. The result is written after every line; a run
-that was interrupted goes on from it, and each line says of which commit and machine it is.
+that was interrupted goes on from it, and each line says of which commit and machine it is. A result
+that was measured otherwise, or is to be measured once more, is left alone without ``--anew``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ def main() -> None:
     parser.add_argument("--bones", type=int, default=12)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--anew", action="store_true", help="Replace the result that is there.")
     asked = parser.parse_args()
+    weights = "ImageNet weights" if asked.pretrained else "from scratch"
+    scale = f"{asked.bones} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
+    command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
+    command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
+    rows = {} if asked.anew else _rows_of(command)
     bones = real_femora("smir_right_femora")[: asked.bones]
     frame = StandardFrame.for_length(max(b.frame.length_mm for b in bones))
     rng = np.random.default_rng(0)
@@ -43,11 +50,6 @@ def main() -> None:
     known, held = pictures[:, HELD:], pictures[:, :HELD]
     truth = np.repeat(np.arange(len(bones)), HELD)
     ways = transfer_ways(asked.steps, asked.batch, every=True, pretrained=asked.pretrained)
-    weights = "ImageNet weights" if asked.pretrained else "from scratch"
-    scale = f"{len(bones)} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
-    command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
-    command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
-    rows = _rows_of(command, scale)
     left = [way for way in ways if _name(way) not in rows]
     left.sort(key=lambda way: way.trained != "head")  # what is soon done first
     begun = time.perf_counter()
@@ -70,12 +72,16 @@ def _name(way: TransferSettings) -> str:
     return f"{way.backbone}, {way.trained}, {way.optimiser}, rate {way.learning_rate:g}"
 
 
-def _rows_of(command: str, scale: str) -> dict[str, Row]:
-    """The lines that stand in the result already, by name, where it was measured alike."""
+def _rows_of(command: str) -> dict[str, Row]:
+    """The lines of an unfinished result of this command, by name; ends the run at any other."""
     path = RESULTS / "transfer.json"
-    said = json.loads(path.read_text()) if path.is_file() else {"command": None}
-    if said["command"] != command or not said["scale"].endswith(scale):
+    if not path.is_file():
         return {}
+    said = json.loads(path.read_text())
+    if said["command"] != command:
+        raise SystemExit(f"{path} is of '{said['command']}': give that, or --anew to replace it")
+    if " ways; " not in said["scale"]:
+        raise SystemExit(f"{path} is whole: give --anew to measure it once more")
     return {line["what"]: line for line in said["rows"]}
 
 

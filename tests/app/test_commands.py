@@ -306,6 +306,7 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
         ("variants_per_bone = -1", "variants"), ("drawn = 1.5", "drawn is 1.5"),
         ("[network]\nreductions = [-5]", "reductions"), ("[network]\ngrid = [0, 2]", "grid is 0"),
         ("[network]\nlooks = 99", "looks is 99"),
+        ("[network]\nshape_weight = 0.0", "shape_weight is 0"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_one_line(world, capsys, tmp_path, text, said):

@@ -22,7 +22,11 @@ def some_model(network: Network) -> Model:
 
 @pytest.mark.parametrize(
     "network",
-    [Network(contrast=True), Network(shape_share=0.25, looks=3), Network("resnet10t", 32)],
+    [
+        Network(contrast=True),
+        Network(shape_share=0.25, shape_weight=0.4, looks=3),
+        Network("resnet10t", 32),
+    ],
 )
 def test_onnx_gives_the_same_fingerprints(network: Network, tmp_path: Path, capsys) -> None:
     import onnxruntime

@@ -18,6 +18,7 @@ from osteoprint.fingerprint.encoder import _MOVES, Encoder, LocalContrast, Netwo
 from osteoprint.fingerprint.model import Model, ModelCard, load_model, save_model
 from osteoprint.fingerprint.samples import from_bytes, to_bytes, vary
 from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
+from osteoprint.fingerprint.shape_numbers import SHAPE_WEIGHT
 from osteoprint.fingerprint.training import train
 from osteoprint.xray.standard import StandardFrame
 
@@ -91,6 +92,32 @@ def test_a_network_can_be_refined_and_says_what_it_was(pictures):
     assert refined.card.trained_on["before"] == first.card.trained_on
     with pytest.raises(ModelError, match="another network"):
         train(pictures, names, FRAME, dataclasses.replace(short, network=Network()), start=first)
+
+
+def test_a_network_trained_for_shapes_can_be_gone_on_with(pictures):
+    """What acts only in use is another in its card than in the settings, and hinders nothing."""
+    names, rms = ["a", "b", "c"], np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]])
+    settings = dataclasses.replace(SETTINGS, loss="shape", steps=2, neighbours=0)
+    first = train(pictures, names, FRAME, settings, rms_mm=rms)
+    assert first.card.network.shape_weight == SHAPE_WEIGHT
+    again = train(pictures, names, FRAME, settings, rms_mm=rms, start=first)
+    assert again.card.network == first.card.network
+    # Where no shapes are compared none are fitted, and they weigh what they did.
+    apart = np.where(np.eye(3, dtype=bool), 0.0, np.inf)
+    unfitted = train(pictures, names, FRAME, settings, rms_mm=apart)
+    assert unfitted.card.network.shape_weight is None
+
+
+def test_equal_weights_that_are_used_otherwise_are_another_file(tmp_path):
+    """A bank knows a model by its file: fingerprints of the two never mix."""
+    network = Network(dimension=8, reductions=(), shape_share=0.25)
+    encoder, seen = Encoder(network), set()
+    for change in ({}, {"looks": 3}, {"shape_weight": 0.4}):
+        card = ModelCard(dataclasses.replace(network, **change), FRAME, "shape", {"bones": []}, {})
+        save_model(Model(encoder, card), tmp_path / "m.safetensors")
+        seen.add((tmp_path / "m.safetensors").read_bytes())
+        assert load_model(tmp_path / "m.safetensors").card.network == card.network
+    assert len(seen) == 3
 
 
 def test_a_damaged_checkpoint_is_refused(pictures, tmp_path):
@@ -352,6 +379,8 @@ def test_time_that_was_used_before_an_interruption_counts(pictures, tmp_path):
     "damage",
     [
         {"network": {"dimension": "128"}}, {"network": {"dimension": -1}},
+        {"network": {"grid": [12]}}, {"network": {"grid": [6, 2, 1]}},
+        {"network": {"looks": 99}}, {"network": {"shape_weight": 0.0}},
         {"network": {"backbone": 3}}, {"frame": {"rows": "many"}}, {"trained_on": {}},
         {"trained_on": ["a"]}, {"figures": None}, {"settings": 1}, {"scale": "any"}, [],
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -103,8 +103,9 @@ class Network:
         exposure and soft tissue matter less.
     shape_share : this share of the fingerprint's numbers, its last, are for comparing shapes, and
         have this share of its squared length; see ``losses.shape_loss``.
-    shape_weight : the share of the squared length that they have when the network is used; None:
-        the same as in training.
+    shape_weight : the share of the squared length that they have when the network is used, where it
+        is another than in training. Of what is left None, a training for shapes makes
+        ``shape_numbers.SHAPE_WEIGHT``.
     """
 
     backbone: str = COMPACT
@@ -127,6 +128,11 @@ class Network:
     def shape_numbers(self) -> int:
         """How many of the fingerprint's numbers are for shapes."""
         return round(self.shape_share * self.dimension)
+
+    @property
+    def in_training(self) -> Network:
+        """The network as training sees it: what acts only in use left out."""
+        return replace(self, looks=1, shape_weight=None)
 
     @property
     def channels(self) -> int:

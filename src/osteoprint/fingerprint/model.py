@@ -86,12 +86,14 @@ class ModelCard:
         )  # fmt: skip
         if not all(isinstance(width, int) and width > 0 for width in widths):
             raise ValueError("sizes are whole numbers above 0")
+        if len(network.grid) != 2:
+            raise ValueError("a grid has rows and columns")
         if network.looks > MOST_LOOKS:
             raise ValueError("more looks than there are ways to move")
         if not 0.0 <= network.shape_share <= 0.5:
             raise ValueError("at most half of the numbers are for shapes")
-        if network.shape_weight is not None and not 0.0 <= network.shape_weight <= 1.0:
-            raise ValueError("a share of the length")
+        if network.shape_weight is not None and not 0.0 < network.shape_weight < 1.0:
+            raise ValueError("a share of the length, and neither none nor all of it")
         if not (isinstance(network.backbone, str) and frame.spacing_mm > 0):
             raise ValueError("a backbone has a name, a pixel a size")
         if not all(isinstance(v, dict) for v in (self.trained_on, self.figures, self.settings)):
@@ -168,8 +170,12 @@ def save_model(model: Model, path: Path, *, half: bool = False) -> None:
     weights = {k: v.contiguous() for k, v in model.encoder.state_dict().items()}
     if half:
         weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    # Besides being of use to others: the same weights at another scale are another file.
-    save_file(weights, partial, metadata={"frame": json.dumps(asdict(model.card.frame))})
+    # Besides being of use to others: the same weights at another scale, or used otherwise, make
+    # other fingerprints, and are another file.
+    network, usual = model.card.network, model.card.network.in_training
+    used = {k: v for k, v in asdict(network).items() if v != getattr(usual, k)}
+    said = json.dumps(asdict(model.card.frame) | used)
+    save_file(weights, partial, metadata={"frame": said})
     card = model.card.to_json() | {
         "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()
     }

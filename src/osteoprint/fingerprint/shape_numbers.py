@@ -40,7 +40,7 @@ def fit_shape_numbers(
     *,
     steps: int,
     seed: int = 0,
-) -> None:
+) -> bool:
     """Fit the last rows of the encoder's last layer, which are for shapes, and nothing else.
 
     The same again for the same encoder, whatever these rows were before.
@@ -53,7 +53,7 @@ def fit_shape_numbers(
     steps : of the fit.
     seed : of everything drawn.
 
-    Nothing is fitted where no bone's shape is compared with another's.
+    Returns whether it was done: nothing is fitted where no bone's shape is compared with another's.
     """
     count = encoder.network.shape_numbers
     bones = np.arange(len(source))[:: math.ceil(len(source) / _BONES)]
@@ -65,7 +65,7 @@ def fit_shape_numbers(
     # Bones whose shape is compared with no other's teach nothing.
     compared = np.flatnonzero(np.isfinite(among).sum(axis=1) > 1)
     if not len(compared):
-        return
+        return False
     layer = _fitted(told, among, compared, typical_rms(rms_mm), count, steps, seed)
     last = encoder.reductions[-1]
     assert isinstance(last, torch.nn.Linear)
@@ -75,6 +75,7 @@ def fit_shape_numbers(
         # A weight of a mean is one of all that it is a mean of.
         spread_out = weights.reshape(-1, means.shape[1]) @ means.T
         last.weight[-count:] = spread_out.reshape(count, -1)
+    return True
 
 
 def _fitted(

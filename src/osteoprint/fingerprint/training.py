@@ -99,8 +99,10 @@ def train(
     encoder.eval()
     if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
         with _no_tiny_numbers():
-            fit_shape_numbers(encoder, source, rms_mm, steps=settings.steps, seed=settings.seed)
-        if encoder.network.shape_weight is None:
+            fitted = fit_shape_numbers(
+                encoder, source, rms_mm, steps=settings.steps, seed=settings.seed
+            )
+        if fitted and encoder.network.shape_weight is None:
             encoder.network = replace(encoder.network, shape_weight=SHAPE_WEIGHT)
     card = ModelCard(
         network=encoder.network,
@@ -139,7 +141,7 @@ def _encoder(settings: TrainingSettings, start: Model | None) -> Encoder:
     """What is trained, with the weights that it begins with."""
     encoder = Encoder(settings.network, pretrained=settings.pretrained and start is None)
     if start is not None:
-        if start.card.network != settings.network:
+        if start.card.network.in_training != settings.network.in_training:
             raise ModelError("training", "starts from another network", "train from nothing")
         encoder.load_state_dict(start.encoder.state_dict())
     return encoder

@@ -135,7 +135,8 @@ class Lookup:
         Distances are those of the numbers that are for shapes, to the mean of a bone's views.
         """
         known = self.bank.fingerprints(self.record)
-        means = [self.model.shape_of_views(known.of(bone)) for bone in known.bones]
+        views = np.split(known.vectors, known.starts[1:-1])
+        means = [self.model.shape_of_views(each) for each in views]
         shapes = Fingerprints.from_rows(known.bones, ["mean"] * len(means), np.stack(means))
         asked = self.model.of_shape(query.fingerprint)
         return list(nearest(asked, shapes, top=top, exclude=query.other_side))

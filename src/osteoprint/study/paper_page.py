@@ -93,8 +93,9 @@ def rows(study: PaperStudy) -> list[Row]:
     strict = [c for c in study.classified if c.split in ("angle", "one view")]
     best = max((t["accuracy"] for t in study.transfer), default=float("nan"))
     scale = f"Scale: {study.scale.name}."
-    if not all(t["pretrained"] for t in study.transfer):
-        scale += " The paper’s networks began with ImageNet weights; these from scratch."
+    scratch = sorted({t["backbone"] for t in study.transfer if not t["pretrained"]})
+    if scratch:
+        scale += f" From scratch, not from ImageNet weights as in the paper: {', '.join(scratch)}."
     on_bone = study.attention.on_bone
     looked = on_bone[np.isfinite(on_bone)]
     out = [

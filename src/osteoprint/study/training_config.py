@@ -101,8 +101,10 @@ def check_training(settings: TrainingSettings, source: str) -> None:
     if not 0.0 <= share <= 0.5:
         raise InputError(source, f"network.shape_share is {share}", "give 0 to 0.5")
     weight = settings.network.shape_weight
-    if weight is not None and not 0.0 <= weight <= 1.0:
-        raise InputError(source, f"network.shape_weight is {weight}", "give 0 to 1")
+    if weight is not None and not 0.0 < weight < 1.0:
+        raise InputError(
+            source, f"network.shape_weight is {weight}", "give more than 0, less than 1"
+        )
     if not 1 <= settings.network.looks <= MOST_LOOKS:
         raise InputError(
             source, f"network.looks is {settings.network.looks}", f"give 1 to {MOST_LOOKS}"
