@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -24,16 +23,6 @@ from osteoprint.frames import Side
 from osteoprint.reconstruct.nearest import Lookup
 from osteoprint.reconstruct.output import write_surface
 from osteoprint.study.demo import make_phantoms
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A bank of two enrolled cat femora, its model, and a good pair of films of the first."""
-    path = Path(__file__).with_name("test_hostile.py")
-    spec = importlib.util.spec_from_file_location("hostile_world", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_world(tmp_path_factory.mktemp("world"))
 
 
 def ask(capsys, *arguments: object) -> dict:

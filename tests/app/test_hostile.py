@@ -596,11 +596,6 @@ def fingerprint_of(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def test_the_good_films_are_answered(world, capsys):
     films = [str(world / f"films/{v}.png") for v in ("ap", "ml")]
     assert run(["identify", *films, "--bank", str(world / "bank"), "--json"]) == 0

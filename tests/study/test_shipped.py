@@ -39,7 +39,7 @@ def test_it_is_small_and_made_as_its_command_makes_it(shipped: Model) -> None:
     # A field of the network that there was not yet has the value that changes nothing.
     network = asdict(Network(**card.settings["network"]))
     wanted = json.loads(json.dumps(asdict(PHANTOM_TRAINING)))
-    said = {"drawn": 0.0} | card.settings | {"network": network}
+    said = {"drawn": 0.0, "positive_candidates": 1} | card.settings | {"network": network}
     assert json.loads(json.dumps(said)) == wanted
     assert card.figures["steps"] == PHANTOM_TRAINING.steps
     assert card.trained_on["bones"] == [

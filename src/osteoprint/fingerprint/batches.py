@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from osteoprint.fingerprint.hard_positives import HardPositives, Views
 from osteoprint.fingerprint.samples import from_bytes, vary
 from osteoprint.fingerprint.settings import TrainingSettings
 
@@ -79,6 +80,7 @@ class Batches:
     kinds : (bones,) only bones of one kind are shown together; None: all are of one.
     rank : which of several devices this is.
     device : where the pictures are wanted, and changed.
+    hard : what stored films were last like, if those least alike are to be shown together.
     """
 
     def __init__(
@@ -89,7 +91,10 @@ class Batches:
         kinds: NDArray[np.int64] | None,
         rank: int,
         device: torch.device | str = "cpu",
+        hard: HardPositives | None = None,
     ) -> None:
+        self._hard = hard if isinstance(source, Stored) else None
+        self._last: tuple[NDArray[np.int64], Views, NDArray[np.bool_]] | None = None
         self._source, self._settings, self._rank, self._device = source, settings, rank, device
         labels = np.zeros(len(source), np.int64) if kinds is None else kinds
         self._members = [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
@@ -107,6 +112,7 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone.
 
+        Which films of a bone they are hangs on what was :meth:`learnt`, where that is asked for.
         Mirror images are bones of their own, numbered on after those there are.
         """
         if self._hand is None:
@@ -135,7 +141,7 @@ class Batches:
         if of.mirror and rng.random() < 0.5:
             mirrored = ~mirrored
         views = of.views_per_bone
-        pictures = self._source.take(np.repeat(bones, views), rng)
+        pictures = self._films(bones, mirrored, rng)
         images = torch.from_numpy(from_bytes(pictures)).to(self._device)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         flipped = torch.from_numpy(np.repeat(mirrored, views)).to(self._device)
@@ -143,3 +149,24 @@ class Batches:
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         labels = np.repeat(bones + len(self._source) * mirrored, views)
         return vary(images, generator), torch.from_numpy(labels)
+
+    def _films(
+        self, bones: NDArray[np.int64], mirrored: NDArray[np.bool_], rng: np.random.Generator
+    ) -> Pictures:
+        """(P·K, 2, rows, columns) of (P,) bones."""
+        views = self._settings.views_per_bone
+        if self._hard is None:
+            return self._source.take(np.repeat(bones, views), rng)
+        assert isinstance(self._source, Stored)
+        shown = self._hard.draw(bones, views, self._settings.positive_candidates, rng)
+        self._last = bones, shown, ~mirrored
+        return self._source.pictures[np.repeat(bones, views), shown.ravel()]
+
+    def learnt(self, fingerprints: Tensor) -> None:
+        """Note what the network made of the last step's pictures, (P·K, d)."""
+        if self._hard is None or self._last is None:
+            return
+        bones, shown, as_they_are = self._last
+        # A film and its mirror image are no two views of one bone.
+        kept = fingerprints.reshape(*shown.shape, -1)[torch.from_numpy(as_they_are)]
+        self._hard.remember(bones[as_they_are], shown[as_they_are], kept.flatten(0, 1))

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint.encoder import Encoder
+from osteoprint.fingerprint.hard_positives import HardPositives
 
 
 class Checkpoint:
-    """The state of a training on disk: weights, optimiser and step, in one safetensors file."""
+    """The state of a training on disk: weights, optimiser, step and what films were last
+    like, in one safetensors file."""
 
     def __init__(
         self,
@@ -26,8 +28,9 @@ class Checkpoint:
         settings: dict[str, Any],
         trained_on: dict[str, Any],
         path: Path | None,
+        hard: HardPositives | None = None,
     ) -> None:
-        self.encoder, self.optimiser, self.path = encoder, optimiser, path
+        self.encoder, self.optimiser, self.path, self.hard = encoder, optimiser, path, hard
         # How long it may go on, and what it began with, matter no more.
         wanted = settings | {"minutes": None, "pretrained": None} | trained_on
         self.signature = json.dumps(wanted, sort_keys=True)
@@ -66,6 +69,8 @@ class Checkpoint:
         self.optimiser.load_state_dict(
             {"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]}
         )
+        if self.hard is not None:
+            self.hard.load({k[5:]: v for k, v in state.items() if k.startswith("hard.")})
         self._begun = time.monotonic() - float(metadata.get("seconds", 0.0))
         return int(metadata["step"])
 
@@ -82,6 +87,8 @@ class Checkpoint:
         for index, values in self.optimiser.state_dict()["state"].items():
             for name, value in values.items():
                 tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).contiguous()
+        if self.hard is not None:
+            tensors |= {f"hard.{k}": v for k, v in self.hard.state().items()}
         partial = self.path.with_name(self.path.name + ".partial")
         said = {"signature": self.signature, "step": str(step), "seconds": f"{self.seconds:.1f}"}
         save_file(tensors, partial, metadata=said)

@@ -23,6 +23,7 @@ from osteoprint.fingerprint.batches import Batches, PictureSource, Stored
 from osteoprint.fingerprint.checkpoint import Checkpoint
 from osteoprint.fingerprint.criterion import Criterion
 from osteoprint.fingerprint.encoder import Encoder
+from osteoprint.fingerprint.hard_positives import HardPositives
 from osteoprint.fingerprint.losses import (
     OTHER_LOSSES,
     squared_distances,
@@ -87,13 +88,14 @@ def train(
     # The optimiser's state, when gone on with, has to be where the weights are.
     encoder = _encoder(settings, start).to(fabric.device)
     optimiser = _optimiser(encoder, settings)
-    run = Checkpoint(encoder, optimiser, asdict(settings), trained_on, checkpoint)
+    hard = _hard_positives(settings, source)
+    run = Checkpoint(encoder, optimiser, asdict(settings), trained_on, checkpoint, hard)
     first = run.resume()
     # A quarter faster on a CPU, and what tensor cores want.
     encoder = encoder.to(memory_format=torch.channels_last)
     shared, optimising = fabric.setup(encoder, optimiser)
     criterion = Criterion(settings, rms_mm, fabric.device)
-    batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank, fabric.device)
+    batches = Batches(source, settings, rms_mm, kinds, fabric.global_rank, fabric.device, hard)
     steps = _Steps(fabric, shared, optimising, criterion, batches)
     done = _run(steps, run, first, settings, progress)
     encoder.eval()
@@ -135,6 +137,17 @@ def _check(settings: TrainingSettings, bones: int, *, shapes: bool) -> None:
     if settings.devices > 1 and settings.neighbours:
         # Steps have as many bones as they happen to have; all devices need the same number.
         raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
+    if settings.devices > 1 and settings.positive_candidates > 1:
+        # What is remembered on one device no other knows.
+        raise ModelError("positive_candidates", "is for one device", "set it or devices to 1")
+
+
+def _hard_positives(settings: TrainingSettings, source: PictureSource) -> HardPositives | None:
+    """What stored films were like, where it matters."""
+    if settings.positive_candidates == 1 or not isinstance(source, Stored):
+        return None
+    films = source.pictures.shape[1]
+    return HardPositives(len(source), films, settings.network.dimension)
 
 
 def _encoder(settings: TrainingSettings, start: Model | None) -> Encoder:
@@ -163,6 +176,7 @@ class _Steps:
             group["lr"] = group["full_lr"] * _schedule(share)
         batch, labels = self.batches(step)
         embeddings = self.encoder(batch.to(memory_format=torch.channels_last))
+        self.batches.learnt(embeddings)
         labels = labels.to(self.fabric.device)
         loss = self.criterion(
             _gathered(self.fabric, embeddings), _gathered(self.fabric, labels), step

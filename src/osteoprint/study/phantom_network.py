@@ -38,7 +38,8 @@ _LONGEST_MM = 500.0
 _VOXEL_MM = 2.0
 
 PHANTOM_TRAINING = TrainingSettings(
-    # Made before there was a part for shapes, with a coarser grid, to look once.
+    # Made before there was a part for shapes, with a coarser grid, to look once, of films drawn
+    # at random.
     network=replace(DEFAULT_NETWORK, shape_share=0.0, grid=(6, 2), looks=1),
     presets=("ideal", "ideal", "clinic", "clinic", "clinic"),
     variants_per_bone=24,
@@ -46,6 +47,7 @@ PHANTOM_TRAINING = TrainingSettings(
     poses_per_variant=6,
     bones_per_batch=24,
     views_per_bone=3,
+    positive_candidates=1,
     steps=2000,
     mirror=True,
     accelerator="auto",

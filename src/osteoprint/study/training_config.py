@@ -26,7 +26,7 @@ def paper_training(backbone: str) -> TrainingSettings:
     return TrainingSettings(
         network=Network(backbone, pooling="whole", views="side by side"),
         loss="triplet", mining="random", bones_per_batch=12, views_per_bone=4, neighbours=0,
-        steps=4000, optimiser="adam", learning_rate=1e-4, backbone_rate=0.1,
+        positive_candidates=1, steps=4000, optimiser="adam", learning_rate=1e-4, backbone_rate=0.1,
     )  # fmt: skip
 
 
@@ -85,10 +85,10 @@ def chosen(usual: TrainingSettings, network: Network | None, **said: Any) -> Tra
 def check_training(settings: TrainingSettings, source: str) -> None:
     """Raise InputError for a value that no training can have."""
     at_least = {
-        "bones_per_batch": 2, "views_per_bone": 2, "neighbours": 0, "poses_per_variant": 2,
-        "steps": 1, "devices": 1, "seed": 0, "margin": 0, "weight_decay": 0, "backbone_rate": 0,
-        "variants_per_bone": 1, "network.dimension": 1, "network.reductions": 1,
-        "network.grid": 1,
+        "bones_per_batch": 2, "views_per_bone": 2, "positive_candidates": 1, "neighbours": 0,
+        "poses_per_variant": 2, "steps": 1, "devices": 1, "seed": 0, "margin": 0,
+        "weight_decay": 0, "backbone_rate": 0, "variants_per_bone": 1,
+        "network.dimension": 1, "network.reductions": 1, "network.grid": 1,
     }  # fmt: skip
     values = asdict(settings)
     values["network.dimension"] = settings.network.dimension
