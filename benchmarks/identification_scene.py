@@ -35,6 +35,7 @@ from osteoprint.study.training_films import frame_for, lengths_allowed
 from osteoprint.study.workers import in_order
 from osteoprint.xray.standard import StandardFrame
 from reconstruction_scene import CACHE, Bone, films, real_femora, scan
+from record import commit
 
 SEED = 0
 KNOWN = 24
@@ -85,21 +86,26 @@ class Scene:
         said = json.dumps([
             asdict(self.settings), asdict(self.frame), [b.name for b in self.known],
         ])  # fmt: skip
-        path = (
-            CACHE / f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
-        )
+        name = f"identification-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+        path = CACHE / f"{name}.safetensors"
+        self._watch_file = path.with_suffix(".seconds.json")
         if path.is_file():
             return load_model(path)
-        watch = _Watch(path.with_suffix(".seconds.json"))
+        watch = _Watch(self._watch_file)
         checkpoint = path.with_suffix(".checkpoint")
         model = train_on(
             study_bones(self.known, 0, self.frame), self.frame, self.settings, watch,
             checkpoint=checkpoint, films_folder=CACHE / "identification.films",
         )  # fmt: skip
-        model.card.figures |= watch.seconds
+        model.card.figures |= {k: v for k, v in watch.seconds.items() if not isinstance(v, str)}
         save_model(model, path)
         checkpoint.unlink(missing_ok=True)
         return model
+
+    def made_at(self, what: str) -> str:
+        """The commit at which "films s" or "training s" of the network were spent."""
+        self.model()
+        return str(json.loads(self._watch_file.read_text()).get(f"{what} commit"))
 
     def calibrations(self) -> tuple[Calibration, Calibration]:
         """Of distances to the bank and between pairs, as ``enrol`` learns them of the known."""
@@ -137,20 +143,22 @@ class _Watch:
 
     def __init__(self, path: Path) -> None:
         self._path, self._last = path, time.perf_counter()
-        self.seconds = {"films s": 0.0, "training s": 0.0}
+        self.seconds: dict[str, Any] = {"films s": 0.0, "training s": 0.0}
         if path.is_file():
             self.seconds = json.loads(path.read_text())
 
     def __call__(self, what: str, done: float, total: float) -> None:
         now = time.perf_counter()
-        self.seconds["training s" if what.startswith("Training") else "films s"] += now - self._last
+        kind = "training s" if what.startswith("Training") else "films s"
+        self.seconds[kind] += now - self._last
+        if f"{kind} commit" not in self.seconds:
+            self.seconds[f"{kind} commit"] = commit()
         self._last = now
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps(self.seconds))
         if "loss" not in what or int(done * 1000) % 50 == 0:
-            print(
-                f"{sum(self.seconds.values()):7.0f} s  {what} {done:.3g} of {total:g}", flush=True
-            )
+            spent = self.seconds["films s"] + self.seconds["training s"]
+            print(f"{spent:7.0f} s  {what} {done:.3g} of {total:g}", flush=True)
 
 
 def clinic_pictures(

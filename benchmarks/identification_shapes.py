@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
 
 import numpy as np
+import trimesh
 
-from identification_scene import KNOWN, SEED, TURN_DEG, Row, Scene, row
+from identification_scene import (
+    KNOWN,
+    SEED,
+    TURN_DEG,
+    Row,
+    Scene,
+    row,
+    save_whole,
+    study_bones,
+)
+from osteoprint.frames import apply
 from osteoprint.reconstruct.bone_model import BoneModel
 from osteoprint.reconstruct.reconstruction import reconstruct
-from reconstruction_scene import corresponding, films, learn, real_femora
+from osteoprint.shape.alignment import align_rigid
+from osteoprint.shape.distance import surface_distance
+from reconstruction_scene import CACHE, Bone, corresponding, films, learn, real_femora
 
 # Film pairs of each unseen bone: a surface takes as long as its films.
 REBUILT = 6
+
+
+def rms_to_known(scene: Scene, bones: Sequence[Bone]) -> np.ndarray:
+    """(bones, known) mm RMS between the surfaces, left bones mirrored; kept."""
+    said = json.dumps([[b.name for b in group] for group in (bones, scene.known)])
+    path = CACHE / f"rms-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npy"
+    if not path.is_file():
+        known = [bone.surface for bone in study_bones(scene.known, 0, scene.frame)]
+        save_whole(path, np.array([[_rms(k, _right(b)) for k in known] for b in bones]))
+    return np.load(path)
+
+
+def _right(bone: Bone) -> trimesh.Trimesh:
+    """In its anatomical frame; a left one as the right one that it is the mirror image of."""
+    local = bone.surface.copy()
+    local.vertices = apply(bone.frame.world_to_bone, np.asarray(bone.surface.vertices))
+    if bone.mirrored:
+        local.vertices = np.asarray(local.vertices) * [1.0, -1.0, 1.0]
+        local.invert()
+    return local
+
+
+def _rms(known: trimesh.Trimesh, truth: trimesh.Trimesh) -> float:
+    moved = known.copy()
+    moved.apply_transform(align_rigid(moved, truth))
+    return float(surface_distance(moved, truth).rms_mm)
 
 
 def rebuilt_rows(scene: Scene, truth: np.ndarray) -> Iterator[Row]:

@@ -41,8 +41,10 @@ def main() -> None:
     scale = f"{asked.bones} bones × {FILMS} pairs, {asked.steps} steps of {asked.batch}, {weights}"
     command = f"python benchmarks/transfer.py --steps {asked.steps} --bones {asked.bones}"
     command += f" --batch {asked.batch}" + " --pretrained" * asked.pretrained
-    rows = {} if asked.anew else _rows_of(command)
+    rows = {} if asked.anew else _rows_of(command, scale)
     bones = real_femora("smir_right_femora")[: asked.bones]
+    if len(bones) < asked.bones:
+        raise SystemExit(f"--bones: there are {len(bones)}")
     frame = StandardFrame.for_length(max(b.frame.length_mm for b in bones))
     rng = np.random.default_rng(0)
     poses = [[random_pose(rng) for _ in range(FILMS)] for _ in bones]
@@ -72,14 +74,15 @@ def _name(way: TransferSettings) -> str:
     return f"{way.backbone}, {way.trained}, {way.optimiser}, rate {way.learning_rate:g}"
 
 
-def _rows_of(command: str) -> dict[str, Row]:
+def _rows_of(command: str, scale: str) -> dict[str, Row]:
     """The lines of an unfinished result of this command, by name; ends the run at any other."""
     path = RESULTS / "transfer.json"
     if not path.is_file():
         return {}
     said = json.loads(path.read_text())
-    if said["command"] != command:
-        raise SystemExit(f"{path} is of '{said['command']}': give that, or --anew to replace it")
+    if said["command"] != command or said["scale"].split(" ways; ")[-1] != scale:
+        known = f"'{said['command']}', {said['scale']}"
+        raise SystemExit(f"{path} is of {known}: give that, or --anew to replace it")
     if " ways; " not in said["scale"]:
         raise SystemExit(f"{path} is whole: give --anew to measure it once more")
     return {line["what"]: line for line in said["rows"]}

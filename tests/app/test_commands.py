@@ -295,6 +295,8 @@ def test_train_from_a_file_of_settings_and_from_shards(world, capsys, tmp_path):
         ("variants_per_bone = -1", "variants"), ("drawn = 1.5", "drawn is 1.5"),
         ("[network]\nreductions = [-5]", "reductions"), ("[network]\ngrid = [0, 2]", "grid is 0"),
         ("[network]\nlooks = 99", "looks is 99"),
+        ("positive_candidates = 0", "positive_candidates is 0"),
+        ("positive_candidates = 100000", "positive_candidates is 100000"),
         ("[network]\nshape_weight = 0.0", "shape_weight is 0"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from osteoprint.errors import ModelError
 from osteoprint.fingerprint.batches import Batches, Stored
@@ -81,7 +82,7 @@ def test_batches_remember_each_film_where_it_belongs_and_no_mirror_image():
             assert (labels.numpy() % BONES == np.repeat(bones, 2)).all()
             assert (labels.numpy() >= BONES).tolist() == np.repeat(~kept, 2).tolist()
             numbers = torch.from_numpy(10 * np.repeat(bones, 2) + views.ravel()).float()
-            batches.learnt(numbers[:, None].expand(-1, 3))
+            batches.remember(numbers[:, None].expand(-1, 3))
             taken += [(b, v) for b, v in zip(np.repeat(bones[kept], 2), views[kept].ravel())]
         state = hard.state()
         wanted = torch.zeros(BONES, FILMS, dtype=torch.bool)
@@ -96,3 +97,20 @@ def test_several_devices_do_not_share_what_is_remembered():
     films = np.zeros((3, 2, 2, 24, 16), np.uint8)
     with pytest.raises(ModelError, match="positive_candidates"):
         train(films, ["a", "b", "c"], StandardFrame(24, 16, 9.0), settings)
+
+
+def test_a_training_remembers_what_it_showed_and_nothing_where_that_is_not_asked_for(tmp_path):
+    films = np.random.default_rng(5).integers(0, 200, (3, 4, 2, 48, 16)).astype(np.uint8)
+    network = dataclasses.replace(PLAIN.network, grid=(6, 2))
+    settings = dataclasses.replace(PLAIN, network=network, loss="triplet", steps=8)
+    for candidates in (3, 1):
+        asked = dataclasses.replace(settings, positive_candidates=candidates)
+        path = tmp_path / f"{candidates}.checkpoint"
+        train(films, ["a", "b", "c"], StandardFrame(48, 16, 9.0), asked, checkpoint=path)
+        kept = {k: v for k, v in load_file(path).items() if k.startswith("hard.")}
+        if candidates == 1:
+            assert not kept
+            continue
+        assert kept["hard.shown"].all()  # two of four films a step, those not yet shown first
+        lengths = kept["hard.fingerprints"].norm(dim=2)
+        torch.testing.assert_close(lengths, torch.ones(3, 4))

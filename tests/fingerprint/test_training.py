@@ -224,10 +224,13 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
     assert prints.shape == (3, 128)
     for part, share in ((prints[:, :96], 0.75), (prints[:, 96:], 0.25)):
         np.testing.assert_allclose((part**2).sum(axis=1), share, rtol=1e-5)
-    # Only where the loss was about shapes do they compare by these; without, by all.
+    # They compare by these only where the loss was about shapes and they could be fitted.
     for loss, wanted in (("shape", 2.0 * prints[:, 96:]), ("triplet", prints)):
-        card = ModelCard(network, FRAME, loss, {"bones": []}, {})
+        fitted = dataclasses.replace(network, shape_weight=0.25)
+        card = ModelCard(fitted, FRAME, loss, {"bones": []}, {})
         np.testing.assert_allclose(Model(encoder, card).of_shape(prints), wanted, atol=1e-6)
+    unfitted = Model(encoder, ModelCard(network, FRAME, "shape", {"bones": []}, {}))
+    np.testing.assert_allclose(unfitted.of_shape(prints), prints, atol=1e-6)
     # In use they may have another share than in training; what is within each stays.
     encoder.network = dataclasses.replace(network, shape_weight=0.4)
     encoder.eval()
@@ -238,7 +241,7 @@ def test_numbers_for_shapes_have_their_share_of_the_length():
     trained = encoder.train()(pictures).detach().numpy()
     np.testing.assert_allclose((trained[:, 96:] ** 2).sum(axis=1), 0.25, rtol=1e-5)
     # Of several views of a bone, the mean of what each says.
-    model = Model(encoder, ModelCard(network, FRAME, "shape", {"bones": []}, {}))
+    model = Model(encoder, ModelCard(fitted, FRAME, "shape", {"bones": []}, {}))
     mean = model.of_shape(prints).mean(axis=0)
     told = model.shape_of_views(np.stack([prints, prints]))
     np.testing.assert_allclose(told, [mean / np.linalg.norm(mean)] * 2, atol=1e-6)

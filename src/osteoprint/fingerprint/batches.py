@@ -110,9 +110,9 @@ class Batches:
         self._hand = ThreadPoolExecutor(1) if source.slow else None
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device alone.
+        """(P·K, 2, H, W) pictures and (P·K,) labels; a function of seed, step and device.
 
-        Which films of a bone they are hangs on what was :meth:`learnt`, where that is asked for.
+        And, where those least alike are shown, of all that :meth:`remember` was told before.
         Mirror images are bones of their own, numbered on after those there are.
         """
         if self._hand is None:
@@ -162,7 +162,7 @@ class Batches:
         self._last = bones, shown, ~mirrored
         return self._source.pictures[np.repeat(bones, views), shown.ravel()]
 
-    def learnt(self, fingerprints: Tensor) -> None:
+    def remember(self, fingerprints: Tensor) -> None:
         """Note what the network made of the last step's pictures, (P·K, d)."""
         if self._hard is None or self._last is None:
             return

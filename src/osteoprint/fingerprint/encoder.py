@@ -104,8 +104,8 @@ class Network:
     shape_share : this share of the fingerprint's numbers, its last, are for comparing shapes, and
         have this share of its squared length; see ``losses.shape_loss``.
     shape_weight : the share of the squared length that they have when the network is used, where it
-        is another than in training. Of what is left None, a training for shapes makes
-        ``shape_numbers.SHAPE_WEIGHT``.
+        is another than in training. Of None a training that fitted them to shapes makes
+        ``shape_numbers.SHAPE_WEIGHT``; any other training makes None of all.
     """
 
     backbone: str = COMPACT

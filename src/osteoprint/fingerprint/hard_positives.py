@@ -34,7 +34,8 @@ class HardPositives:
     ) -> Views:
         """(n, views) films of each of (n,) bones, the least alike of so many sets.
 
-        No film is twice in a set, where there are enough of them. What was never shown comes first.
+        No film is twice in a set, where there are enough of them. A set with one that was never
+        shown as it is, but perhaps as its mirror image, goes before all others.
         """
         films = self._shown.shape[1]
         if films < views:

@@ -137,9 +137,11 @@ class Model:
     def of_shape(self, fingerprints: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., d) fingerprints -> (..., s) of unit length: what shapes are to be compared by.
 
-        All of it where none of its numbers were set apart for that in training.
+        All of it where none of its numbers were fitted to shapes.
         """
-        count = self.card.network.shape_numbers if self.card.loss == "shape" else 0
+        network = self.card.network
+        fitted = self.card.loss == "shape" and network.shape_weight is not None
+        count = network.shape_numbers if fitted else 0
         part = fingerprints[..., -count:]  # all of them for 0
         return np.asarray(part / np.linalg.norm(part, axis=-1, keepdims=True), np.float32)
 

@@ -40,7 +40,8 @@ class TrainingSettings:
     margin, squared, tertiary, mining : of the triplets, see ``triplet_loss`` and ``mine``.
     bones_per_batch, views_per_bone : P bones × K views a step.
     positive_candidates : the views of a bone are, of so many sets of stored films, the one whose
-        fingerprints lay farthest apart when they were last shown; 1: they are drawn at random.
+        fingerprints lay farthest apart when they were last shown; 1: they are drawn at random, as
+        they are where no film is shown twice.
     neighbours : half of the bones of a step are drawn from so many nearest in shape of the other
         half, where shapes are known; 0: all are drawn at random.
     mirror : bones are shown as those of the other side, too, which are bones of their own; a

@@ -68,7 +68,8 @@ def train(
         known, between bones of two kinds or sides: these are only kept apart.
     kinds : (bones,) which kind of bone each is, where there are several: bones of two kinds
         are never compared.
-    start : begin with the weights of this model, of the same network, instead of at random.
+    start : begin with the weights of this model, of the same network, instead of at random. How
+        often that looked, and what its numbers for shapes weigh, matter not: the settings say it.
     checkpoint : a file kept up to date while training; training goes on from it if it
         exists and was made with the same settings and bones. It stays, complete, at the end.
     log : a folder for what TensorBoard shows: loss and learning rate of every step.
@@ -79,16 +80,16 @@ def train(
     TensorBoard.
     """
     _check(settings, len(pictures), shapes=rms_mm is not None)
+    source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
+    hard = _hard_positives(settings, source)
     fabric = _fabric(settings, log)
     torch.manual_seed(settings.seed)
-    source = Stored(pictures) if isinstance(pictures, np.ndarray) else pictures
     trained_on: dict[str, Any] = {"bones": identifiers, "data_sha256": source.sha256()}
     if start is not None:
         trained_on["before"] = start.card.trained_on
     # The optimiser's state, when gone on with, has to be where the weights are.
     encoder = _encoder(settings, start).to(fabric.device)
     optimiser = _optimiser(encoder, settings)
-    hard = _hard_positives(settings, source)
     run = Checkpoint(encoder, optimiser, asdict(settings), trained_on, checkpoint, hard)
     first = run.resume()
     # A quarter faster on a CPU, and what tensor cores want.
@@ -99,13 +100,7 @@ def train(
     steps = _Steps(fabric, shared, optimising, criterion, batches)
     done = _run(steps, run, first, settings, progress)
     encoder.eval()
-    if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
-        with _no_tiny_numbers():
-            fitted = fit_shape_numbers(
-                encoder, source, rms_mm, steps=settings.steps, seed=settings.seed
-            )
-        if fitted and encoder.network.shape_weight is None:
-            encoder.network = replace(encoder.network, shape_weight=SHAPE_WEIGHT)
+    _fit_to_shapes(encoder, source, settings, rms_mm)
     card = ModelCard(
         network=encoder.network,
         frame=frame,
@@ -137,15 +132,19 @@ def _check(settings: TrainingSettings, bones: int, *, shapes: bool) -> None:
     if settings.devices > 1 and settings.neighbours:
         # Steps have as many bones as they happen to have; all devices need the same number.
         raise ModelError("neighbours", "is for one device", "set it to 0, or devices to 1")
-    if settings.devices > 1 and settings.positive_candidates > 1:
-        # What is remembered on one device no other knows.
-        raise ModelError("positive_candidates", "is for one device", "set it or devices to 1")
+    if settings.positive_candidates < 1:
+        raise ModelError("positive_candidates", "is below 1", "give 1 or more")
 
 
 def _hard_positives(settings: TrainingSettings, source: PictureSource) -> HardPositives | None:
-    """What stored films were like, where it matters."""
+    """What stored films were like, where it matters.
+
+    Raises ModelError for several devices: what is remembered on one no other knows.
+    """
     if settings.positive_candidates == 1 or not isinstance(source, Stored):
         return None
+    if settings.devices > 1:
+        raise ModelError("positive_candidates", "is for one device", "set it or devices to 1")
     films = source.pictures.shape[1]
     return HardPositives(len(source), films, settings.network.dimension)
 
@@ -176,7 +175,7 @@ class _Steps:
             group["lr"] = group["full_lr"] * _schedule(share)
         batch, labels = self.batches(step)
         embeddings = self.encoder(batch.to(memory_format=torch.channels_last))
-        self.batches.learnt(embeddings)
+        self.batches.remember(embeddings)
         labels = labels.to(self.fabric.device)
         loss = self.criterion(
             _gathered(self.fabric, embeddings), _gathered(self.fabric, labels), step
@@ -259,6 +258,23 @@ def _gathered(fabric: Fabric, values: Tensor) -> Tensor:
         return values
     everyone = fabric.all_gather(values, sync_grads=values.requires_grad)
     return cast(Tensor, everyone).flatten(0, 1)
+
+
+def _fit_to_shapes(
+    encoder: Encoder,
+    source: PictureSource,
+    settings: TrainingSettings,
+    rms_mm: NDArray[np.float64] | None,
+) -> None:
+    """Fit the numbers for shapes; how much they count in use says whether that could be done."""
+    fitted = False
+    if settings.loss == "shape" and settings.network.shape_numbers and rms_mm is not None:
+        with _no_tiny_numbers():
+            fitted = fit_shape_numbers(
+                encoder, source, rms_mm, steps=settings.steps, seed=settings.seed
+            )
+    weight = (settings.network.shape_weight or SHAPE_WEIGHT) if fitted else None
+    encoder.network = replace(encoder.network, shape_weight=weight)
 
 
 def _optimiser(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -132,14 +132,19 @@ class Lookup:
     def nearest_shapes(self, query: Query, top: int) -> list[Match]:
         """The bones nearest in shape, as far as fingerprints say it, nearest first.
 
-        Distances are those of the numbers that are for shapes, to the mean of a bone's views.
+        Distances are those of the numbers that are for shapes, to the mean of a bone's views. They
+        say nothing of bones of two kinds or sides: asked are those of the kind and the side of the
+        bone that the films come nearest to.
         """
+        records = {r.id: r for r in self.bank.bones()}
+        like = records[self.matches(query, 1)[0].bone_id]
+        unlike = {i for i, r in records.items() if (r.bone, r.side) != (like.bone, like.side)}
         known = self.bank.fingerprints(self.record)
         views = np.split(known.vectors, known.starts[1:-1])
         means = [self.model.shape_of_views(each) for each in views]
         shapes = Fingerprints.from_rows(known.bones, ["mean"] * len(means), np.stack(means))
         asked = self.model.of_shape(query.fingerprint)
-        return list(nearest(asked, shapes, top=top, exclude=query.other_side))
+        return list(nearest(asked, shapes, top=top, exclude=query.other_side | unlike))
 
     def kind(self, query: Query) -> str:
         """What kind of bone the films show: that of the nearest of the bank."""

@@ -208,12 +208,15 @@ def train_on(
     films: FreshFilms | TrainingFilms
     source: PictureSource
     if settings.fresh:
+        settings = replace(settings, positive_candidates=1)  # no film is shown twice
         films = source = FreshFilms(bones, frame, settings)
     elif shards is not None:
         pictures = shard_films(shards, bones, frame, progress)
         settings = replace(
-            settings, variants_per_bone=1, poses_per_variant=pictures.shape[1], presets=()
-        )
+            settings, variants_per_bone=1, poses_per_variant=pictures.shape[1], presets=(),
+            # Of hundreds of films a bone, what is remembered of each is long out of date.
+            positive_candidates=1,
+        )  # fmt: skip
         apart = rms_between(bones, parts_of(bones, frame, settings))
         films = TrainingFilms(pictures, apart, np.arange(len(bones)))
         source = Stored(pictures)

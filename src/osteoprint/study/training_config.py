@@ -30,6 +30,9 @@ def paper_training(backbone: str) -> TrainingSettings:
     )  # fmt: skip
 
 
+# Sets of views of a bone that are compared, each step, before one is shown.
+_MOST_CANDIDATES = 50
+
 KNOWN = {
     f"paper-{name}": replace(paper_training(name), pretrained=True)
     for name in ("vgg16", "resnet50")
@@ -111,6 +114,12 @@ def check_training(settings: TrainingSettings, source: str) -> None:
         )
     if not 0.0 <= settings.drawn <= 1.0:
         raise InputError(source, f"drawn is {settings.drawn}", "give 0 to 1")
+    if settings.positive_candidates > _MOST_CANDIDATES:
+        raise InputError(
+            source,
+            f"positive_candidates is {settings.positive_candidates}",
+            f"give 1 to {_MOST_CANDIDATES}",
+        )
     for name in ("learning_rate", "minutes"):
         if values[name] is not None and not values[name] > 0:
             raise InputError(source, f"{name} is {values[name]}", "give more than 0")
