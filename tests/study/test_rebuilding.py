@@ -31,8 +31,9 @@ def bones() -> list[StudyBone]:
 
 @pytest.fixture(scope="module")
 def study(bones) -> RebuildStudy:
-    """On a coarse template: enough for what is said and shown of it."""
+    """On a coarse template of two bones: enough for what is said and shown of it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuilding, "BASIS", 2)
         patch.setattr(rebuilding, "correspond", partial(correspond, vertices=1500))
         methods = ("refined", "laplacian")
         return rebuild_study(bones[:4], bones[4:], methods, preset="ideal", seed=1)
