@@ -5,6 +5,7 @@ The cases are also run by ``benchmarks/hostile.py``, which records what each one
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sqlite3
@@ -27,7 +28,7 @@ from osteoprint.bank.store import Bank
 from osteoprint.ct.reading import write_volume
 from osteoprint.ct.volume import Volume
 from osteoprint.fingerprint.model import save_model
-from osteoprint.fingerprint.settings import TrainingSettings
+from osteoprint.fingerprint.settings import DEFAULT_NETWORK, TrainingSettings
 from osteoprint.study import calibration
 from osteoprint.study.demo import make_phantoms, write_films
 from osteoprint.study.enrolment import enrol_bank
@@ -44,7 +45,8 @@ def make_world(folder: Path) -> Path:
         make_phantoms(bank, ["one", "two"], 3, size="cat", voxels=150)
         bones = load_bones(bank)
         frame = StandardFrame.for_length(max(b.record.length_mm for b in bones), rows=96)
-        settings = TrainingSettings(steps=2, variants_per_bone=1, poses_per_variant=2)
+        network = dataclasses.replace(DEFAULT_NETWORK, looks=1)
+        settings = TrainingSettings(network, steps=2, variants_per_bone=1, poses_per_variant=2)
         model = train_on(bones, frame, settings)
         save_model(model, folder / "model.safetensors")
         with pytest.MonkeyPatch.context() as patch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -49,7 +48,7 @@ def world(tmp_path_factory) -> Path:
     with Bank.open(folder / "bank", write=True, create=True) as bank:
         make_phantoms(bank, [f"cat-{k}" for k in range(KNOWN)], 21, size="cat", voxels=250)
     with Bank.open(folder / "bank") as bank:
-        bank_model(bank, workers=min(2, os.cpu_count() or 1))
+        bank_model(bank)
     surface, _ = sample_bone(np.random.default_rng([21, 99]), kind="femur", size="cat")
     frame = anatomical_frame(surface.vertices, surface.faces, bone="femur", side=Side.RIGHT)
     surface.vertices = apply(frame.world_to_bone, np.array(surface.vertices))

@@ -86,7 +86,7 @@ def test_processes_enrol_as_one_does(
         monkeypatch.setattr(enrolment, "_MANY", alone)
         monkeypatch.setattr(enrolment, "cores", lambda: 2)
         with Bank.open(tmp_path / name, write=True, create=True) as bank:
-            make_phantoms(bank, ["a", "b", "c"], 3, size="cat", voxels=150)
+            make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
             enrol_bank(bank, path, load_model(path))
             found.append((bank.fingerprints(), bank.calibrations()))
     (one, known), (several, same) = found
