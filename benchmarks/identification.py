@@ -254,7 +254,8 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
     ones, had no part in that.
     """
     model = scene.model()
-    views = model.of_shape(embedded(model, enrolled_pictures(scene)[:KNOWN]))
+    enrolled = embedded(model, enrolled_pictures(scene)[:KNOWN])
+    views, means = model.of_shape(enrolled), model.shape_of_views(enrolled)
     foreign = real_femora("vsd_femora")
     for name, bones, shown in (
         ("", scene.unseen, clinic_pictures(scene.unseen, "unseen", scene.frame)),
@@ -263,19 +264,12 @@ def nearest_rows(scene: Scene) -> Iterator[Row]:
     ):  # fmt: skip
         prints, truth = embedded(model, shown), rms_to_known(scene, bones)
         told = model.of_shape(prints)
-        means = unit_mean(views)
         yield from _picked(f"nearest shape, clinic{name}", truth, told @ means.T)
         by_view = (told @ views.reshape(-1, views.shape[-1]).T).reshape(
             *told.shape[:2], *views.shape[:2]
         )
         yield from _picked(f"nearest shape by the nearest view, clinic{name}", truth,
                            by_view.max(axis=3))  # fmt: skip
-
-
-def unit_mean(views: np.ndarray) -> np.ndarray:
-    """(bones, views, s) -> (bones, s) of unit length."""
-    mean = views.mean(axis=1)
-    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
 
 
 def _picked(name: str, truth: np.ndarray, likeness: np.ndarray) -> Iterator[Row]:
