@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +27,12 @@ TINY = dataclasses.replace(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def few_films(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few_films() -> Iterator[None]:
     """Thresholds are not what these tests are about: fewer films teach them, in less time."""
-    monkeypatch.setattr(calibration, "_MOST", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "_MOST", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return one
 
 
+@pytest.fixture(scope="module")
+def path(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    save_model(model, path, half=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def enrolled(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A bank of two bones, enrolled by one process, and what was said of that."""
+    folder = tmp_path_factory.mktemp("banks") / "bank"
+    with Bank.open(folder, write=True, create=True) as bank:
+        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
+        return folder, enrol_bank(bank, path, load_model(path))
+
+
+@pytest.fixture
+def copied(enrolled: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The same in a folder of its own, to be changed."""
+    folder, first = enrolled
+    return Path(shutil.copytree(folder, tmp_path / "bank")), first
+
+
 def test_it_knows_what_it_was_made_of(model: Model) -> None:
     card = model.card
     assert card.scale == "of the bank"
@@ -50,13 +78,9 @@ def test_it_knows_what_it_was_made_of(model: Model) -> None:
     assert all("femur" in name or "tibia" in name for name in bones)
 
 
-def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    save_model(model, path, half=True)
-    loaded = load_model(path)
-    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
-        first = enrol_bank(bank, path, loaded)
+def test_a_bank_gets_it_at_its_own_scale(path: Path, copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, first = copied
+    with Bank.open(folder, write=True) as bank:
         assert first["enrolled"] == 2
         longest = max(r.length_mm for r in bank.bones())
         card = bank.model().card
@@ -65,7 +89,7 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
         assert room == pytest.approx(ROOM * longest)
         # A bone that has room on the same scale joins those that are there.
         make_phantoms(bank, ["c"], 3, size="cat", voxels=150)
-        again = enrol_bank(bank, path, loaded)
+        again = enrol_bank(bank, path, load_model(path))
         assert (again["model"], len(bank.models())) == (first["model"], 1)
         # Made with the same settings, but not the same: fingerprints of the two never mix.
         other = load_model(path)
@@ -77,19 +101,19 @@ def test_a_bank_gets_it_at_its_own_scale(model: Model, tmp_path: Path) -> None:
 
 
 def test_processes_enrol_as_one_does(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    enrolled: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = tmp_path / "m.safetensors"
-    save_model(model, path, half=True)
-    found = []
-    for name, alone in (("one", 99), ("several", 1)):
-        monkeypatch.setattr(enrolment, "_MANY", alone)
-        monkeypatch.setattr(enrolment, "cores", lambda: 2)
-        with Bank.open(tmp_path / name, write=True, create=True) as bank:
-            make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
-            enrol_bank(bank, path, load_model(path))
-            found.append((bank.fingerprints(), bank.calibrations()))
-    (one, known), (several, same) = found
+    monkeypatch.setattr(enrolment, "_MANY", 1)
+    monkeypatch.setattr(enrolment, "cores", lambda: 2)
+    with Bank.open(enrolled[0]) as bank:
+        one, known = bank.fingerprints(), bank.calibrations()
+    with Bank.open(tmp_path / "several", write=True, create=True) as bank:
+        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
+        enrol_bank(bank, path, load_model(path))
+        several, same = bank.fingerprints(), bank.calibrations()
     assert one.bones == several.bones
     np.testing.assert_allclose(one.vectors, several.vectors, atol=1e-6)
     assert known is not None
@@ -102,14 +126,11 @@ def test_processes_enrol_as_one_does(
 
 
 def test_a_longer_bone_than_there_is_room_for_gets_all_a_new_scale(
-    model: Model, tmp_path: Path
+    path: Path, copied: tuple[Path, dict[str, Any]]
 ) -> None:
-    path = tmp_path / "m.safetensors"
-    save_model(model, path, half=True)
-    with Bank.open(tmp_path / "bank", write=True, create=True) as bank:
-        make_phantoms(bank, ["a", "b"], 3, size="cat", voxels=150)
+    folder, first = copied
+    with Bank.open(folder, write=True) as bank:
         bones = bank.bones()
-        first = enrol_bank(bank, path, load_model(path))
         one = max(bones, key=lambda r: r.length_mm)
         surface = bank.surface(one)
         surface.vertices = surface.vertices * 1.2

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.loggers.logger import Logger
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +32,10 @@ from osteoprint.fingerprint.samples import from_bytes
 from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.fingerprint.shape_numbers import SHAPE_WEIGHT, fit_shape_numbers
 from osteoprint.xray.standard import StandardFrame
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 # Views of each bone on which a trained network is looked at.
 _HELD = 6
@@ -238,6 +240,9 @@ def check_log() -> None:
 
 def _fabric(settings: TrainingSettings, log: Path | None) -> Fabric:
     """What runs the training, and writes what TensorBoard shows where that is wanted."""
+    # Slow to import, and not needed by those who ask what this module gives before a training.
+    from lightning_fabric import Fabric
+
     loggers: list[Logger] = []
     if log is not None:
         check_log()

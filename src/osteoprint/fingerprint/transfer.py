@@ -13,7 +13,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -126,6 +125,8 @@ def _train(
     pictures: NDArray[np.uint8], ways: list[TransferSettings], progress: Progress | None
 ) -> list[BoneNamer]:
     """Networks that share a backbone which is not trained; or one, of which all is."""
+    from lightning_fabric import Fabric  # slow to import
+
     of, fabric = ways[0], Fabric(devices=1)
     head_only = of.trained == "head"
     torch.manual_seed(of.seed)
