@@ -29,6 +29,7 @@ from identification_scene import (
     Scene,
     clinic_pictures,
     embedded,
+    enrolled_of,
     enrolled_pictures,
     flat,
     row,
@@ -297,20 +298,26 @@ def absent_rows(scene: Scene) -> Iterator[Row]:
     """Each bone in turn enrolled and not; the threshold is the one that ``enrol`` learns.
 
     Bones are enrolled as ``enrol`` does, the nearest of a bone's views counts. The known bones'
-    own films are judged beside it: what the network has learnt is kept nearer together.
+    own films are judged beside it: what the network has learnt is kept nearer together; and femora
+    of another source.
     """
     model = scene.model()
     known = embedded(model, clinic_pictures(scene.known, "known", scene.frame, FEWER))
     unseen = embedded(model, clinic_pictures(scene.unseen, "unseen", scene.frame))
+    foreign = real_femora("vsd_femora")
+    others = embedded(model, clinic_pictures(foreign, "sides", scene.frame, OF_BOTH_SIDES))
     enrolled = embedded(model, enrolled_pictures(scene))
+    theirs = embedded(model, enrolled_of(foreign, scene.frame))
     fitted = scene.calibrations()[0]
     for name, distances in (
-        ("known", _in_and_out(known, enrolled[:KNOWN])),
-        ("unseen", _in_and_out(unseen, enrolled, first=KNOWN)),
-    ):
+        ("known bone", _in_and_out(known, enrolled[:KNOWN])),
+        (f"one of {len(foreign)} femora of another source",
+         _in_and_out(others, theirs, [b.person for b in foreign])),
+        ("unseen bone", _in_and_out(unseen, enrolled, first=KNOWN)),
+    ):  # fmt: skip
         told = [np.mean(each > fitted.threshold) for each in distances]
         for where, share, of in zip(("", "not "), told, distances, strict=True):
-            yield row(f'said "not in the bank", {name} bone {where}enrolled, clinic', share,
+            yield row(f'said "not in the bank", {name} {where}enrolled, clinic', share,
                       "share", n=of.size, threshold=fitted.threshold, note=LEARNT)  # fmt: skip
     inside, outside = distances
     hits = inside < outside
@@ -329,16 +336,20 @@ def absent_rows(scene: Scene) -> Iterator[Row]:
 
 
 def _in_and_out(
-    asked: np.ndarray, enrolled: np.ndarray, first: int = 0
+    asked: np.ndarray, enrolled: np.ndarray, people: list[str] | None = None, *, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """(bones, pairs) squared distance to the bone's own films, and to the nearest of all others.
 
-    The first bone that is asked about is the enrolled one of this number.
+    The first bone that is asked about is the enrolled one of this number. One person's left and
+    right are no strangers to each other: where there are such, `people` says whose bones they are.
     """
     apart = ((asked[:, :, None, None] - enrolled[None, None]) ** 2).sum(-1).min(axis=3)
     index = np.arange(len(asked))
     own = apart[index, :, first + index]
     apart[index, :, first + index] = np.inf
+    if people is not None:
+        whose = np.array(people)
+        apart[np.broadcast_to((whose[:, None] == whose)[:, None], apart.shape)] = np.inf
     return own, apart.min(axis=2)
 
 

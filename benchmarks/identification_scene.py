@@ -182,15 +182,24 @@ def clinic_pictures(
 
 
 def enrolled_pictures(scene: Scene) -> np.ndarray:
-    """(29, views, 2, rows, columns) uint8: what ``enrol`` makes of the bones' scans.
+    """(29, views, 2, rows, columns) uint8: the known bones', then the unseen ones'."""
+    return enrolled_of([*scene.known, *scene.unseen], scene.frame)
 
-    The known bones, then the unseen ones. Their clinic films are of other scans of the bones.
+
+def enrolled_of(bones: Sequence[Bone], frame: StandardFrame) -> np.ndarray:
+    """(bones, views, 2, rows, columns) uint8: what ``enrol`` makes of the bones' scans.
+
+    Their clinic films are of other scans of the bones. Left bones are shown as right ones.
     """
-    bones = study_bones([*scene.known, *scene.unseen], 0, scene.frame)
-    said = json.dumps([GALLERY_KEYS, asdict(scene.frame), [b.record.id for b in bones]])
+    scanned = study_bones(bones, 0, frame)
+    said = json.dumps([GALLERY_KEYS, asdict(frame), [b.record.id for b in scanned]])
     path = CACHE / f"enrolled-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npy"
     if not path.is_file():
-        save_whole(path, np.stack([gallery_pictures(b.sample, scene.frame) for b in bones]))
+        shown = [gallery_pictures(b.sample, frame) for b in scanned]
+        save_whole(path, np.stack([
+            views[..., ::-1] if bone.mirrored else views
+            for bone, views in zip(bones, shown, strict=True)
+        ]))  # fmt: skip
     return np.load(path)
 
 

@@ -31,7 +31,7 @@ from osteoprint.bank.error_rates import (
 # Where hardly any of a bone's own films lie as far off as strangers do, equal errors can be had
 # anywhere between the two. A network that has learnt a bank's bones keeps them farther apart than
 # a stranger, whose own films lie no farther off than theirs: so this share of those decides.
-_TURNED_AWAY = 0.005
+_TURNED_AWAY = 0.0025
 _BINS = 4096  # thresholds the bootstrap looks at; all of them where there are fewer
 
 
@@ -53,7 +53,7 @@ class Calibration:
     Attributes
     ----------
     threshold : distances up to it count as the same bone: the one of equal error rates, less
-        where one turns away fewer than one in 200 of a bone's own films, and none whose
+        where one turns away fewer than one in 400 of a bone's own films, and none whose
         likelihood ratio is below 1; or the one of ``target_fmr`` where :meth:`fit` was told to
         decide by that.
     eer : equal error rate, and ``eer_ci95`` its 95 % bootstrap interval.
