@@ -1,6 +1,6 @@
 """What bad input gets to hear, case by case: `python benchmarks/hostile.py`.
 
-Runs the cases of ``tests/app/test_hostile.py`` in a process each, as a user would.
+Runs the cases of ``tests/app/test_untrusted_input.py`` in a process each, as a user would.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ PROGRAM = Path(sys.executable).with_name("osteoprint")
 
 def main() -> None:
     """Run every case and record its exit code and message."""
-    spec = importlib.util.spec_from_file_location("hostile", ROOT / "tests/app/test_hostile.py")
+    path = ROOT / "tests/app/test_untrusted_input.py"
+    spec = importlib.util.spec_from_file_location("hostile", path)
     cases = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cases)
     rows, good = [], 0

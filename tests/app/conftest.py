@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make(folder: Path) -> None:
-    path = Path(__file__).with_name("test_hostile.py")
+    path = Path(__file__).with_name("test_untrusted_input.py")
     spec = importlib.util.spec_from_file_location("hostile_world", path)
     assert spec is not None
     assert spec.loader is not None

@@ -29,7 +29,7 @@ from osteoprint.xray.projector import prepare
 from osteoprint.xray.protocol import film_geometry
 from osteoprint.xray.radiograph import expose
 
-KNOWN = 5
+KNOWN = 4
 
 
 @pytest.fixture(scope="module", autouse=True)
