@@ -12,8 +12,9 @@ from cats import FRAME, make_bone
 from osteoprint.errors import InputError
 from osteoprint.fingerprint.settings import TrainingSettings
 from osteoprint.study import ablation_films
-from osteoprint.study.ablation import BASE, SCALES, SMALL, Scale, cases, run_ablation
+from osteoprint.study.ablation import BASE, SCALES, SMALL, Line, Scale, cases, run_ablation
 from osteoprint.study.ablation_page import _points, table, write_ablation
+from osteoprint.study.experiment import StudyBone
 
 TINY = Scale(
     "tiny", 5,
@@ -24,12 +25,23 @@ SOME = (BASE.name, "AP alone", "each bone fills its picture", "d = 16")
 
 
 @pytest.fixture(scope="module")
-def lines() -> list:
+def bones() -> list[StudyBone]:
+    return [make_bone(index) for index in range(5)]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where films are kept."""
+    return tmp_path_factory.mktemp("films")
+
+
+@pytest.fixture(scope="module")
+def lines(bones: list[StudyBone], films: Path) -> list[Line]:
     assert FRAME.rows == 96
-    bones = [make_bone(index) for index in range(5)]
     return run_ablation(
-        bones, TINY, unseen=("cat 3", "cat 4"), seeds=(0, 1), only=SOME, accelerator="cpu"
-    )
+        bones, TINY, unseen=("cat 3", "cat 4"), seeds=(0, 1), only=SOME, accelerator="cpu",
+        films_folder=films,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
@@ -57,7 +69,7 @@ def test_every_case_and_seed_is_judged(lines: list) -> None:
     assert len({(line.validation, line.unseen, line.pairs) for line in lines}) > 4
 
 
-def test_the_page_and_the_json_say_the_same(lines: list, tmp_path: Path) -> None:
+def test_the_page_and_the_json_say_the_same(lines: list[Line], tmp_path: Path) -> None:
     values = write_ablation(tmp_path / "new", lines, TINY, (3, 2), "Ablation <1>")
     assert json.loads((tmp_path / "new" / "ablation.json").read_text()) == values
     page = (tmp_path / "new" / "ablation.html").read_text()
@@ -73,9 +85,8 @@ def test_the_page_and_the_json_say_the_same(lines: list, tmp_path: Path) -> None
     assert changes[BASE.name] == 0.0
 
 
-def test_one_bone_alone_cannot_be_told_from_others(tmp_path: Path) -> None:
-    bones = [make_bone(index) for index in range(4)]
-    alone = run_ablation(bones, TINY, unseen=("cat 3",), only=SOME[:2], accelerator="cpu")
+def test_one_bone_alone_cannot_be_told_from_others(bones: list[StudyBone], tmp_path: Path) -> None:
+    alone = run_ablation(bones[:4], TINY, unseen=("cat 3",), only=SOME[:2], accelerator="cpu")
     assert [(line.unseen, line.pairs) for line in alone] == [(None, None)] * 2
     values = write_ablation(tmp_path, alone, TINY, (3, 1), "One")
     assert json.loads((tmp_path / "ablation.json").read_text()) == values
@@ -83,30 +94,23 @@ def test_one_bone_alone_cannot_be_told_from_others(tmp_path: Path) -> None:
     assert "nan" not in (tmp_path / "ablation.json").read_text().lower()
 
 
-def test_a_file_is_no_folder(lines: list, tmp_path: Path) -> None:
+def test_a_file_is_no_folder(lines: list[Line], tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match="is a file"):
         write_ablation(tmp_path / "x", lines, TINY, (3, 2), "")
 
 
 def test_films_that_are_kept_are_not_taken_again(
-    lines: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines: list[Line], bones: list[StudyBone], films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And networks trained beside each other are those trained one after the other."""
-    bones = [make_bone(index) for index in range(5)]
-
-    def again(at_once: int) -> list:
-        return run_ablation(
-            bones, TINY, unseen=("cat 3", "cat 4"), only=SOME[:3], accelerator="cpu",
-            films_folder=tmp_path / "films", at_once=at_once,
-        )  # fmt: skip
-
-    first = again(at_once=1)
     monkeypatch.setattr(ablation_films, "_taken", lambda *_: pytest.fail("taken again"))
-    second = again(at_once=2)
-    kept = [line for line in lines if line.seed == 0][:3]
-    for found in (first, second):
-        assert [(f.case, f.validation, f.unseen, f.pairs) for f in found] == [
-            (k.case, k.validation, k.unseen, k.pairs) for k in kept
-        ]
-        assert all(f.seconds > 0 for f in found)
+    again = run_ablation(
+        bones, TINY, unseen=("cat 3", "cat 4"), only=SOME[:3], accelerator="cpu",
+        films_folder=films, at_once=2,
+    )  # fmt: skip
+    first = [line for line in lines if line.seed == 0][:3]
+    assert [(a.case, a.validation, a.unseen, a.pairs) for a in again] == [
+        (f.case, f.validation, f.unseen, f.pairs) for f in first
+    ]
+    assert all(a.seconds > 0 for a in again)

@@ -10,6 +10,7 @@ import pytest
 from osteoprint.bank.store import Bank
 from osteoprint.errors import InputError
 from osteoprint.fingerprint.samples import PairPose, from_bytes, render_pair
+from osteoprint.study import shard_films as module
 from osteoprint.study.dataset import render_bank
 from osteoprint.study.demo import make_phantoms
 from osteoprint.study.experiment import load_bones, quiet
@@ -33,9 +34,14 @@ def rendered(tmp_path_factory):
     return folder / "x", bones, StandardFrame.for_length(max(b.record.length_mm for b in bones))
 
 
-def test_a_shard_shows_what_would_be_rendered(rendered) -> None:
+def test_a_shard_shows_what_would_be_rendered(rendered, monkeypatch) -> None:
+    """Read by two processes, as large ones are, and by this one."""
     folder, bones, frame = rendered
-    shown = from_bytes(shard_films(folder, bones, frame, quiet))
+    here = shard_films(folder, bones, frame, quiet)
+    monkeypatch.setattr(module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    assert np.array_equal(shard_films(folder, bones, frame, quiet), here)
+    shown = from_bytes(here)
     assert shown.shape == (2, 2, 2, frame.rows, frame.columns)
     for pictures, bone in zip(shown, bones, strict=True):
         for picture, turn in zip(pictures, FEW.long_deg, strict=True):

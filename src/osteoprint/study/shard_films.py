@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from osteoprint.study.experiment import Progress, StudyBone
 
 _FIX = "render this bank with --shards again"
+# Fewer bytes, some hundreds of pictures, are read before other processes have started.
+_SMALL_BYTES = 16_000_000
 
 
 def shard_films(
@@ -57,7 +59,9 @@ def shard_films(
         if entry.get("scan_sha256") != record.volume_sha256:
             raise InputError(folder, f"is of another scan of {record.name}", _FIX)
         tasks.append((str(folder / entry["shard"]), entry, white, frame))
-    count = min(cores(), len(tasks))
+    paths = [Path(shard) for shard, *_ in tasks]
+    small = sum(p.stat().st_size for p in paths if p.is_file()) < _SMALL_BYTES
+    count = 1 if small else min(cores(), len(tasks))
     shown = in_order(_pictures, tasks, count, lambda n: progress("Reading X-rays", n, len(tasks)))
     if len({len(pictures) for pictures in shown}) != 1:
         raise InputError(folder, "has not as many pictures of every bone", _FIX)
