@@ -57,7 +57,7 @@ def test_every_case_is_a_possible_setting_and_differs_from_the_base(scale: Scale
         assert settings != scale.settings or others != ("both", 1.0, 1.0, "real")
 
 
-def test_every_case_and_seed_is_judged(lines: list) -> None:
+def test_every_case_and_seed_is_judged(lines: list[Line]) -> None:
     assert [(line.case.name, line.seed) for line in lines] == [
         (name, seed) for seed in (0, 1) for name in SOME
     ]
@@ -98,6 +98,14 @@ def test_a_file_is_no_folder(lines: list[Line], tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match="is a file"):
         write_ablation(tmp_path / "x", lines, TINY, (3, 2), "")
+
+
+def test_films_that_are_not_kept_are_the_same(lines: list[Line], bones: list[StudyBone]) -> None:
+    (alone,) = run_ablation(
+        bones, TINY, unseen=("cat 3", "cat 4"), only=SOME[:1], accelerator="cpu"
+    )
+    assert (alone.case, alone.pairs) == (lines[0].case, lines[0].pairs)
+    assert alone.pairs not in {line.pairs for line in lines[1:]}
 
 
 def test_films_that_are_kept_are_not_taken_again(
